@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Values on the command lines of the tools.
+
+use crate::error::{Error, Result};
+
+/// A number of bytes: decimal or `0x…`, optionally with K, M or G (1024, 1024², 1024³).
+///
+/// # Errors
+/// [`Error::Argument`]
+pub fn parse_size(text: &str) -> Result<u64> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (text.get(..text.len() - 1), 10),
+        Some(b'M' | b'm') => (text.get(..text.len() - 1), 20),
+        Some(b'G' | b'g') => (text.get(..text.len() - 1), 30),
+        _ => (Some(text), 0),
+    };
+    let digits = digits.unwrap_or_default();
+    let number = match digits.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => digits.parse(),
+    };
+    number
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| {
+            Error::Argument(format!(
+                "{text:?} is no size: give bytes, or a number with K, M or G"
+            ))
+        })
+}
+
+/// Bytes as pairs of hex digits.
+///
+/// # Errors
+/// [`Error::Argument`]
+pub fn parse_hex(text: &str) -> Result<Vec<u8>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let digit = |c: u8| {
+        char::from(c)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
+    let bytes: Option<Vec<u8>> = pairs
+        .iter()
+        .map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?))
+        .collect();
+    bytes
+        .filter(|bytes| rest.is_empty() && !bytes.is_empty())
+        .ok_or_else(|| {
+            Error::Argument(format!(
+                "{text:?} is not hex: give pairs of hex digits, like 00ff"
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("0x10", 16),
+            ("4K", 4096),
+            ("2M", 2 << 20),
+            ("1g", 1 << 30),
+        ] {
+            assert_eq!(parse_size(text).unwrap(), bytes);
+        }
+        for bad in ["", "K", "-1", "4T", "99999999999G", "1.5M", "4 K", "ü"] {
+            assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn hex() {
+        assert_eq!(parse_hex("00fFa5").unwrap(), [0, 0xff, 0xa5]);
+        for bad in ["", "0", "0x", "g0", "123"] {
+            assert!(parse_hex(bad).is_err(), "{bad:?}");
+        }
+    }
+}

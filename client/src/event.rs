@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Events: buffers that this process may open come and go.
+//!
+//! They arrive on the socket at any time, between replies too; `connection` puts them into the queue here, and
+//! [`crate::Client::next_event`] takes them out.
+
+use crate::error::{Error, Result};
+use dmabuf_protocol::{BufferId, Name, wire};
+use std::collections::VecDeque;
+use zerocopy::FromBytes;
+
+/// Most events kept for a process that doesn't ask for them. The oldest go first, which shows as [`Event::lost`].
+const MAX_QUEUED: usize = 1024;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// A buffer that this process may open was added.
+    Added,
+    /// A buffer that this process may open was withdrawn. Aliases of it stay valid.
+    Withdrawn,
+}
+
+/// One event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// To which buffer.
+    pub buffer: BufferId,
+    /// Its name.
+    pub name: Name,
+    /// Number of the event in this connection, from 1.
+    pub sequence: u64,
+    /// Events that were lost before this one. When it isn't 0, ask for the list again.
+    pub lost: u64,
+}
+
+/// Events that nobody has asked for yet.
+#[derive(Debug, Default)]
+pub(crate) struct EventQueue {
+    waiting: VecDeque<Event>,
+    received: u64,
+    delivered: u64,
+}
+
+impl EventQueue {
+    /// Checks and keeps an event as it came from the socket. A kind that this version doesn't know is left out.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        let event = wire::Event::read_from_bytes(bytes)
+            .map_err(|_| Error::Protocol("an event with a wrong length"))?;
+        let sequence = event.sequence.get();
+        if sequence <= self.received {
+            return Err(Error::Protocol("an event's sequence number went back"));
+        }
+        self.received = sequence;
+        let kind = match event.kind.get() {
+            wire::EVENT_BUFFER_ADDED => EventKind::Added,
+            wire::EVENT_BUFFER_WITHDRAWN => EventKind::Withdrawn,
+            _ => return Ok(()),
+        };
+        let name = Name::from_wire(event.name)
+            .map_err(|_| Error::Protocol("an event with a malformed name"))?;
+        if self.waiting.len() >= MAX_QUEUED {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(Event {
+            kind,
+            buffer: BufferId(event.buffer.get()),
+            name,
+            sequence,
+            lost: 0,
+        });
+        Ok(())
+    }
+
+    /// The oldest event.
+    pub(crate) fn pop(&mut self) -> Option<Event> {
+        let mut event = self.waiting.pop_front()?;
+        event.lost = event
+            .sequence
+            .saturating_sub(self.delivered)
+            .saturating_sub(1);
+        self.delivered = event.sequence;
+        Some(event)
+    }
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Host producers and consumers of shared buffers: the library behind `dmabufctl`, `camera-share` and `test-pattern`.
+//!
+//! A host process talks to the daemon over the broker's socket with the requests of `protocol/SPEC.md`; fds ride along.
+//!
+//! ```no_run
+//! use dmabuf_client::{Access, Client};
+//!
+//! let mut client = Client::connect("/run/dmabuf/broker.sock".as_ref())?;
+//! let alias = client.open("front/0", Access::ReadOnly)?;
+//! let pixels = alias.map()?;
+//! println!("{} bytes, CRC {:08x}", pixels.len(), pixels.crc32(0, pixels.len())?);
+//! # Ok::<(), dmabuf_client::Error>(())
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`client`] | [`Client`]: one method per request, and the events |
+//! | `connection` | messages on the socket: deadlines, tags, fds; checks everything the daemon says |
+//! | [`alias`] | [`Alias`] and [`Allocation`]: a buffer this process holds, mapped and synced from here |
+//! | [`buffer`] | [`BufferInfo`]: what the daemon says of a buffer, checked |
+//! | [`mapping`] | [`Mapping`] and [`MappingMut`]: the bytes of a buffer, with copies in and out and no references |
+//! | [`event`] | [`Event`]: buffers that come and go |
+//! | [`picture`] | fourccs and plane layouts |
+//! | [`memory`] | sealed memfds, for producers that bring their own memory |
+//! | [`source`] | where frames come from: a camera or a drawn test pattern |
+//! | [`share`] | the loop that captures into shared buffers, free-running or in lockstep with a test |
+//! | [`v4l2`] | the few ioctls of a V4L2 capture device that this needs |
+//! | [`arguments`] | sizes, fourccs and hex on command lines |
+//! | `sys` | mmap and ioctls: the only unsafe code |
+
+pub mod alias;
+pub mod arguments;
+pub mod buffer;
+pub mod client;
+mod connection;
+pub mod error;
+pub mod event;
+pub mod mapping;
+pub mod memory;
+pub mod picture;
+pub mod share;
+pub mod source;
+mod sys;
+pub mod v4l2;
+
+pub use alias::{Alias, Allocation};
+pub use buffer::BufferInfo;
+pub use client::{Client, DEFAULT_DEADLINE, Info};
+pub use dmabuf_protocol::{Access, BufferId, Enforcement, Flags, Handle, HeapKind, Name, Status};
+pub use error::{Error, Result};
+pub use event::{Event, EventKind};
+pub use mapping::{Mapping, MappingMut};
+
+/// Where the broker listens when nothing else was configured.
+pub const DEFAULT_SOCKET: &str = "/run/dmabuf/broker.sock";

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The producer's loop: take buffers from the daemon, let a source fill them, name them, keep going.
+//!
+//! Free-running, frames just happen and consumers see them in the buffers. In *lockstep* each frame stands still until a
+//! partner on stdin says so, which lets a test compare what both sides see:
+//!
+//! ```text
+//! frame NAME SEQUENCE TIMESTAMP_NS BYTES CRC32     ours, one line per frame
+//! next                                             partner: give the buffer back, go on
+//! tag HEX                                          partner: write HEX + page number (u64 LE) at each page's start
+//! tagged                                           ours: done
+//! crc                                              partner: read the frame again
+//! crc CRC32                                        ours
+//! dump PATH                                        partner: write the frame's bytes to a file
+//! dumped                                           ours: done
+//! quit                                             partner (or end of input): stop
+//! error TEXT                                       ours: that command could not be done; the frame still stands
+//! ```
+//!
+//! Events are taken from the socket once per frame; while a frame stands still they wait there.
+
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::mapping::Mapping;
+use crate::source::{Frame, FrameSource, Slot};
+use dmabuf_protocol::{Access, PAGE_SIZE, Status};
+use std::fs::File;
+use std::io::{BufRead, Write};
+use std::time::{Duration, Instant};
+
+/// Longest wait for a frame, and for the fences of a buffer.
+const FRAME_LIMIT: Duration = Duration::from_secs(5);
+
+/// What to share, and how: the arguments that `camera-share` and `test-pattern` have in common.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ShareArguments {
+    /// Heap or pool that the buffers come from
+    #[arg(long, default_value = "camera")]
+    pub heap: String,
+    /// The buffers are named NAME/0, NAME/1 …
+    #[arg(long)]
+    pub name: String,
+    /// Number of buffers. Take all slots of a memfd pool: it is sealed, and seen by others, with its last one
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=32))]
+    pub buffers: u32,
+    /// End after this many frames
+    #[arg(long)]
+    pub frames: Option<u64>,
+    /// Print each frame's CRC and wait for a command (next, tag HEX, crc, dump PATH, quit) before the next one
+    #[arg(long)]
+    pub lockstep: bool,
+}
+
+/// Takes buffers, publishes them, and lets `source` fill them until the number of frames is reached or `input` says quit.
+///
+/// # Errors
+/// Whatever the daemon or the source fails with; [`Error::Gone`] when the daemon ends.
+pub fn share(
+    client: &mut Client,
+    source: &mut impl FrameSource,
+    arguments: &ShareArguments,
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+) -> Result<()> {
+    let mut slots = slots(client, source, arguments)?;
+    source.start(&slots)?;
+    log::info!(
+        "sharing {} as {}/0 to {}/{}",
+        source.picture(),
+        arguments.name,
+        arguments.name,
+        slots.len().saturating_sub(1)
+    );
+    let views = if arguments.lockstep {
+        views(client, &slots)?
+    } else {
+        Vec::new()
+    };
+    let begun = Instant::now();
+    let mut count = 0;
+    while arguments.frames.is_none_or(|frames| count < frames) {
+        let frame = source.next(&mut slots, FRAME_LIMIT)?;
+        count += 1;
+        if arguments.lockstep {
+            let (Some(slot), Some(view)) = (slots.get_mut(frame.slot), views.get(frame.slot))
+            else {
+                break;
+            };
+            let standing = Lockstep { slot, view, frame };
+            if standing.serve(input, output)? == Next::Quit {
+                break;
+            }
+        }
+        source.give_back(&slots, frame)?;
+        // Nobody here wants events; taking them shows when the daemon is gone.
+        while client.next_event()?.is_some() {}
+    }
+    log::info!("{count} frames in {:.1} s", begun.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// All buffers are allocated and mapped before the first is published: a memfd pool can't be mapped writable after.
+fn slots(
+    client: &mut Client,
+    source: &impl FrameSource,
+    arguments: &ShareArguments,
+) -> Result<Vec<Slot>> {
+    let mut slots = Vec::new();
+    for number in 0..arguments.buffers {
+        let allocation = client.alloc(&arguments.heap, source.frame_size())?;
+        let mapping = allocation.map_mut()?;
+        slots.push(Slot {
+            name: format!("{}/{number}", arguments.name),
+            allocation,
+            mapping,
+        });
+    }
+    for slot in &slots {
+        client.publish(&slot.allocation, &slot.name, source.format(), false)?;
+    }
+    Ok(slots)
+}
+
+/// How this process looks at a frame as a consumer.
+enum View {
+    /// As other consumers: by an alias of its own.
+    Alias(crate::alias::Alias, Mapping),
+    /// By the producer's mapping, when no grant lets it open its own buffers read-only.
+    Producer,
+}
+
+fn views(client: &mut Client, slots: &[Slot]) -> Result<Vec<View>> {
+    slots
+        .iter()
+        .map(|slot| match client.open(&slot.name, Access::ReadOnly) {
+            Ok(alias) => {
+                let mapping = alias.map()?;
+                log::info!("reading {} by a read-only alias", slot.name);
+                Ok(View::Alias(alias, mapping))
+            }
+            Err(Error::Refused {
+                status: status @ (Status::EACCES | Status::ENOENT),
+                ..
+            }) => {
+                log::info!(
+                    "reading {} by the producer's mapping (open read-only: {status})",
+                    slot.name
+                );
+                Ok(View::Producer)
+            }
+            Err(error) => Err(error),
+        })
+        .collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Frame,
+    Quit,
+}
+
+/// One frame that stands still.
+struct Lockstep<'a> {
+    slot: &'a mut Slot,
+    view: &'a View,
+    frame: Frame,
+}
+
+impl Lockstep<'_> {
+    fn serve(mut self, input: &mut impl BufRead, output: &mut impl Write) -> Result<Next> {
+        let crc = self.crc()?;
+        let Frame {
+            sequence,
+            timestamp_ns,
+            bytes,
+            ..
+        } = self.frame;
+        say(
+            output,
+            &format!(
+                "frame {} {sequence} {timestamp_ns} {bytes} {crc:08x}",
+                self.slot.name
+            ),
+        )?;
+        loop {
+            let mut line = String::new();
+            if input.read_line(&mut line).map_err(Error::file("stdin"))? == 0 {
+                return Ok(Next::Quit);
+            }
+            let answer = match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
+                ("next", "") => return Ok(Next::Frame),
+                ("quit", "") => return Ok(Next::Quit),
+                ("crc", "") => self.crc().map(|crc| format!("crc {crc:08x}")),
+                ("tag", first) => self.tag(first).map(|()| "tagged".to_owned()),
+                ("dump", path) => self.dump(path).map(|()| "dumped".to_owned()),
+                _ => Err(Error::Argument(format!(
+                    "{:?} is no command: next, tag HEX, crc, dump PATH, quit",
+                    line.trim()
+                ))),
+            };
+            say(
+                output,
+                &answer.unwrap_or_else(|error| format!("error {error}")),
+            )?;
+        }
+    }
+
+    fn crc(&self) -> Result<u32> {
+        self.look(|mapping, bytes| mapping.crc32(0, bytes))
+    }
+
+    fn dump(&self, path: &str) -> Result<()> {
+        let mut file = File::create(path).map_err(Error::file(path))?;
+        self.look(|mapping, bytes| mapping.copy_to(0, bytes, &mut file, path))
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&Mapping, usize) -> Result<T>) -> Result<T> {
+        let (alias, mapping) = match self.view {
+            View::Alias(alias, mapping) => (alias, mapping),
+            View::Producer => (&*self.slot.allocation, &*self.slot.mapping),
+        };
+        let _access = alias.begin_cpu_access(Access::ReadOnly, FRAME_LIMIT)?;
+        look(mapping, self.frame.bytes)
+    }
+
+    fn tag(&mut self, first: &str) -> Result<()> {
+        let tag = u64::from_str_radix(first.trim_start_matches("0x"), 16).map_err(|_| {
+            Error::Argument(format!("{first:?} is no tag: give up to 16 hex digits"))
+        })?;
+        let _access = self
+            .slot
+            .allocation
+            .begin_cpu_access(Access::ReadWrite, FRAME_LIMIT)?;
+        let page_size = usize::try_from(PAGE_SIZE).unwrap_or(4096);
+        for (page, offset) in (0..).zip((0..self.frame.bytes).step_by(page_size)) {
+            self.slot
+                .mapping
+                .write(offset, &tag.wrapping_add(page).to_le_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+fn say(output: &mut impl Write, line: &str) -> Result<()> {
+    writeln!(output, "{line}")
+        .and_then(|()| output.flush())
+        .map_err(Error::file("stdout"))
+}

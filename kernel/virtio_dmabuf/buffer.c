@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * virtio dmabuf guest driver: an alias becomes a dma-buf of the guest.
+ *
+ * A dma-buf holds a handle and one mapping of the whole buffer on the host. They
+ * are given back by a work item after the last user has gone: whoever closes a
+ * dma-buf shall not wait for the host.
+ *
+ * When the window or the session behind a buffer goes away the buffer is
+ * revoked: user mappings raise SIGBUS, everything else is an error.
+ */
+#include <linux/dma-buf.h>
+#include <linux/fcntl.h>
+#include <linux/file.h>
+#include <linux/iosys-map.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/pfn.h>
+#include <linux/rwsem.h>
+#include <linux/slab.h>
+
+#include "vdmabuf.h"
+
+/* Pages that one fault maps at most */
+#define VDMABUF_FAULT_PAGES	64
+
+static LIST_HEAD(vdmabuf_buffers);
+
+static bool vdmabuf_revoked(struct vdmabuf_buffer *buf)
+{
+	bool revoked;
+
+	down_read(&buf->lock);
+	revoked = buf->revoked;
+	up_read(&buf->lock);
+	return revoked;
+}
+
+static pgprot_t vdmabuf_pgprot(const struct vdmabuf_buffer *buf, pgprot_t prot)
+{
+	switch (buf->caching) {
+	case VIRTIO_DMABUF_CACHE_UNCACHED:
+		return pgprot_noncached(prot);
+	case VIRTIO_DMABUF_CACHE_WC:
+		return pgprot_writecombine(prot);
+	default:
+		return prot;
+	}
+}
+
+static unsigned long vdmabuf_first_pfn(const struct vdmabuf_buffer *buf)
+{
+	return PHYS_PFN(buf->win->start + buf->offset);
+}
+
+/* User mappings */
+
+static vm_fault_t vdmabuf_fault(struct vm_fault *vmf)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct vdmabuf_buffer *buf = vma->vm_private_data;
+	unsigned long pages = buf->size >> PAGE_SHIFT;
+	unsigned long addr = vmf->address & PAGE_MASK;
+	unsigned long pfn, n, i;
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+
+	down_read(&buf->lock);
+	if (buf->revoked || vmf->pgoff >= pages)
+		goto unlock;
+	pfn = vdmabuf_first_pfn(buf) + vmf->pgoff;
+	n = min3(pages - vmf->pgoff, (vma->vm_end - addr) >> PAGE_SHIFT,
+		 (unsigned long)VDMABUF_FAULT_PAGES);
+	ret = vmf_insert_pfn(vma, addr, pfn);
+	/* The pages after it will be wanted next; it doesn't matter if that fails. */
+	for (i = 1; i < n && ret == VM_FAULT_NOPAGE; i++)
+		if (vmf_insert_pfn(vma, addr + i * PAGE_SIZE, pfn + i) != VM_FAULT_NOPAGE)
+			break;
+unlock:
+	up_read(&buf->lock);
+	return ret;
+}
+
+static const struct vm_operations_struct vdmabuf_vm_ops = {
+	.fault = vdmabuf_fault,
+};
+
+static int vdmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
+{
+	struct vdmabuf_buffer *buf = dmabuf->priv;
+
+	if (!buf->writable && (vma->vm_flags & VM_WRITE))
+		return -EACCES;
+	/* Not VM_SHARED: the kernel takes that away from files opened O_RDONLY. */
+	if (!(vma->vm_flags & VM_MAYSHARE))
+		return -EINVAL;
+	if (vdmabuf_revoked(buf))
+		return -EIO;
+	vm_flags_mod(vma, VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP,
+		     buf->writable ? 0 : VM_MAYWRITE);
+	vma->vm_page_prot = vdmabuf_pgprot(buf, vma->vm_page_prot);
+	vma->vm_ops = &vdmabuf_vm_ops;
+	vma->vm_private_data = buf;
+	return 0;
+}
+
+/* Kernel mappings */
+
+/*
+ * A kernel mapping has no direction: an importer that writes to a read-only one
+ * would crash the guest (a V4L2 device that captures into it, say). So a
+ * read-only buffer has none.
+ */
+static int vdmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	struct vdmabuf_buffer *buf = dmabuf->priv;
+
+	/* The linear map has cached memory only. */
+	if (!buf->win->vaddr || buf->caching != VIRTIO_DMABUF_CACHE_CACHED)
+		return -EOPNOTSUPP;
+	if (vdmabuf_revoked(buf))
+		return -EIO;
+	iosys_map_set_vaddr(map, buf->win->vaddr + buf->offset);
+	return 0;
+}
+
+/* Devices of the guest */
+
+static int vdmabuf_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
+{
+	struct vdmabuf_buffer *buf = dmabuf->priv;
+
+	if (!buf->win->vaddr)
+		return -EOPNOTSUPP;
+	return vdmabuf_revoked(buf) ? -EIO : 0;
+}
+
+static struct sg_table *vdmabuf_map(struct dma_buf_attachment *attach,
+				    enum dma_data_direction dir)
+{
+	struct vdmabuf_buffer *buf = attach->dmabuf->priv;
+	u64 part = max_t(u64, dma_get_max_seg_size(attach->dev) & PAGE_MASK, PAGE_SIZE);
+	struct page *page = pfn_to_page(vdmabuf_first_pfn(buf));
+	struct scatterlist *sg;
+	struct sg_table *sgt;
+	u64 left = buf->size;
+	int err, i;
+
+	if (!buf->writable && dir != DMA_TO_DEVICE)
+		return ERR_PTR(-EACCES);
+	if (vdmabuf_revoked(buf))
+		return ERR_PTR(-EIO);
+	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
+	if (!sgt)
+		return ERR_PTR(-ENOMEM);
+	err = sg_alloc_table(sgt, DIV_ROUND_UP_ULL(left, part), GFP_KERNEL);
+	if (err)
+		goto free;
+	for_each_sgtable_sg(sgt, sg, i) {
+		sg_set_page(sg, page, min(left, part), 0);
+		page += part >> PAGE_SHIFT;
+		left -= min(left, part);
+	}
+	err = dma_map_sgtable(attach->dev, sgt, dir, 0);
+	if (err)
+		goto free_table;
+	return sgt;
+
+free_table:
+	sg_free_table(sgt);
+free:
+	kfree(sgt);
+	return ERR_PTR(err);
+}
+
+static void vdmabuf_unmap_sgt(struct dma_buf_attachment *attach, struct sg_table *sgt,
+			      enum dma_data_direction dir)
+{
+	dma_unmap_sgtable(attach->dev, sgt, dir, 0);
+	sg_free_table(sgt);
+	kfree(sgt);
+}
+
+/* Sync: memory is coherent so far, only the right to do it is checked. */
+
+static int vdmabuf_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
+{
+	struct vdmabuf_buffer *buf = dmabuf->priv;
+
+	if (!buf->writable && dir != DMA_FROM_DEVICE)
+		return -EACCES;
+	return vdmabuf_revoked(buf) ? -EIO : 0;
+}
+
+static int vdmabuf_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
+{
+	struct vdmabuf_buffer *buf = dmabuf->priv;
+
+	return !buf->writable && dir != DMA_FROM_DEVICE ? -EACCES : 0;
+}
+
+/* Life */
+
+static int vdmabuf_buffer_unmap(struct vdmabuf_buffer *buf)
+{
+	if (!test_and_clear_bit(0, &buf->mapped))
+		return 0;
+	return vdmabuf_unmap(buf->vd, buf->session, buf->mapping);
+}
+
+static void vdmabuf_release_work(struct work_struct *work)
+{
+	struct vdmabuf_buffer *buf = container_of(work, struct vdmabuf_buffer, release);
+
+	/* If the host can't be told, the handle ends with the session. */
+	if (!vdmabuf_buffer_unmap(buf))
+		vdmabuf_close(buf->vd, buf->session, buf->handle);
+	vdmabuf_window_put(buf->win);
+	put_device(&buf->vd->dev);
+	kfree(buf);
+}
+
+static void vdmabuf_release(struct dma_buf *dmabuf)
+{
+	struct vdmabuf_buffer *buf = dmabuf->priv;
+
+	/* Under the lock: the mapping is either found in the list or flushed. */
+	mutex_lock(&vdmabuf_lock);
+	list_del(&buf->node);
+	queue_work(vdmabuf_wq, &buf->release);
+	mutex_unlock(&vdmabuf_lock);
+}
+
+#define VDMABUF_OPS						\
+	.attach = vdmabuf_attach,				\
+	.map_dma_buf = vdmabuf_map,				\
+	.unmap_dma_buf = vdmabuf_unmap_sgt,			\
+	.begin_cpu_access = vdmabuf_begin_cpu_access,		\
+	.end_cpu_access = vdmabuf_end_cpu_access,		\
+	.mmap = vdmabuf_mmap,					\
+	.release = vdmabuf_release
+
+static const struct dma_buf_ops vdmabuf_ops = {
+	VDMABUF_OPS,
+	.vmap = vdmabuf_vmap,
+};
+
+/* dma_buf_vmap() takes an error of the operation for a bug, but not its absence. */
+static const struct dma_buf_ops vdmabuf_no_vmap_ops = {
+	VDMABUF_OPS,
+};
+
+/* The caller holds vdmabuf_lock, so the buffer can't be released meanwhile. */
+static void vdmabuf_revoke(struct vdmabuf_buffer *buf)
+{
+	struct file *file;
+
+	down_write(&buf->lock);
+	buf->revoked = true;
+	up_write(&buf->lock);
+
+	/* Without a file there are no mappings: the last reference is gone. */
+	file = get_file_active(&buf->dmabuf->file);
+	if (!file)
+		return;
+	unmap_mapping_range(file->f_mapping, 0, 0, 1);
+	fput(file);
+}
+
+/**
+ * vdmabuf_buffers_revoke - takes the memory away from buffers
+ * @vd: those of this device, or NULL
+ * @win: those in this window, or NULL
+ *
+ * The caller has made sure that no buffer can be added: the session is over, or
+ * the window isn't present any more.
+ */
+void vdmabuf_buffers_revoke(struct vdmabuf_device *vd, struct vdmabuf_window *win)
+{
+	struct vdmabuf_buffer *buf;
+
+	mutex_lock(&vdmabuf_lock);
+	list_for_each_entry(buf, &vdmabuf_buffers, node)
+		if (buf->vd == vd || buf->win == win)
+			vdmabuf_revoke(buf);
+	mutex_unlock(&vdmabuf_lock);
+}
+
+/* Finds a buffer of @vd that is still mapped in the dynamic window. */
+static bool vdmabuf_take_mapping(struct vdmabuf_device *vd, u64 *session, u64 *mapping)
+{
+	struct vdmabuf_buffer *buf;
+	bool found = false;
+
+	mutex_lock(&vdmabuf_lock);
+	list_for_each_entry(buf, &vdmabuf_buffers, node) {
+		if (buf->vd != vd || !uuid_is_null(&buf->win->uuid) ||
+		    !test_and_clear_bit(0, &buf->mapped))
+			continue;
+		*session = buf->session;
+		*mapping = buf->mapping;
+		found = true;
+		break;
+	}
+	mutex_unlock(&vdmabuf_lock);
+	return found;
+}
+
+/**
+ * vdmabuf_buffers_unmap - has the host unmap what is in the dynamic window
+ * @vd: the device, after vdmabuf_buffers_revoke()
+ */
+void vdmabuf_buffers_unmap(struct vdmabuf_device *vd)
+{
+	u64 session, mapping;
+
+	while (vdmabuf_take_mapping(vd, &session, &mapping))
+		vdmabuf_unmap(vd, session, mapping);
+}
+
+/**
+ * vdmabuf_buffer_alloc - a buffer that is neither opened nor mapped
+ * @vd: its device
+ * @session: its session
+ *
+ * Return: the buffer, to be freed by kfree() or by vdmabuf_export(); or NULL.
+ */
+struct vdmabuf_buffer *vdmabuf_buffer_alloc(struct vdmabuf_device *vd, u64 session)
+{
+	struct vdmabuf_buffer *buf = kzalloc(sizeof(*buf), GFP_KERNEL);
+
+	if (!buf)
+		return NULL;
+	buf->vd = vd;
+	buf->session = session;
+	init_rwsem(&buf->lock);
+	INIT_WORK(&buf->release, vdmabuf_release_work);
+	return buf;
+}
+
+/**
+ * vdmabuf_export - makes a dma-buf of a buffer
+ * @buf: the buffer, opened and mapped on the host; it belongs to the dma-buf from
+ *	 now on, also after an error
+ *
+ * Return: the dma-buf with a reference, or an error pointer; -EIO if the session
+ * or the window has gone meanwhile.
+ */
+struct dma_buf *vdmabuf_export(struct vdmabuf_buffer *buf)
+{
+	DEFINE_DMA_BUF_EXPORT_INFO(info);
+	struct dma_buf *dmabuf;
+	bool gone;
+
+	info.ops = buf->writable ? &vdmabuf_ops : &vdmabuf_no_vmap_ops;
+	info.size = buf->size;
+	info.flags = buf->writable ? O_RDWR : O_RDONLY;
+	info.priv = buf;
+
+	mutex_lock(&vdmabuf_lock);
+	dmabuf = dma_buf_export(&info);
+	if (IS_ERR(dmabuf)) {
+		mutex_unlock(&vdmabuf_lock);
+		queue_work(vdmabuf_wq, &buf->release);
+		return dmabuf;
+	}
+	buf->dmabuf = dmabuf;
+	list_add_tail(&buf->node, &vdmabuf_buffers);
+	gone = !buf->win->present || !vdmabuf_session_is(buf->vd, buf->session);
+	mutex_unlock(&vdmabuf_lock);
+	if (!gone)
+		return dmabuf;
+	/* Too late to be found by vdmabuf_buffers_revoke(). */
+	vdmabuf_buffer_unmap(buf);
+	dma_buf_put(dmabuf);
+	return ERR_PTR(-EIO);
+}

@@ -1,0 +1,376 @@
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
+/*
+ * virtio dmabuf: wire format (protocol/SPEC.md) and the ioctls of /dev/virtio-dmabufN.
+ *
+ * All wire fields are little-endian. The Rust form is protocol/src/; the golden
+ * vectors under protocol/golden/ are checked against both.
+ */
+#ifndef _UAPI_LINUX_VIRTIO_DMABUF_H
+#define _UAPI_LINUX_VIRTIO_DMABUF_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define VIRTIO_DMABUF_ID		37
+#define VIRTIO_DMABUF_VERSION		1
+#define VIRTIO_DMABUF_PAGE_SIZE		4096
+#define VIRTIO_DMABUF_NAME_LEN		64
+
+/* Queues */
+#define VIRTIO_DMABUF_VQ_CONTROL	0
+#define VIRTIO_DMABUF_VQ_EVENT		1
+#define VIRTIO_DMABUF_VQ_FENCE		2
+#define VIRTIO_DMABUF_NUM_VQS		3
+
+/* Shared memory region that is the dynamic window */
+#define VIRTIO_DMABUF_SHM_WINDOW	0
+
+/* Feature bit numbers */
+#define VIRTIO_DMABUF_F_ALLOC		0
+#define VIRTIO_DMABUF_F_FENCE		1
+#define VIRTIO_DMABUF_F_STREAM		2
+#define VIRTIO_DMABUF_F_STATIC_WINDOW	3
+
+/* Request codes */
+#define VIRTIO_DMABUF_GET_INFO		0x01
+#define VIRTIO_DMABUF_LIST		0x02
+#define VIRTIO_DMABUF_OPEN		0x03
+#define VIRTIO_DMABUF_CLOSE		0x04
+#define VIRTIO_DMABUF_MAP		0x05
+#define VIRTIO_DMABUF_UNMAP		0x06
+#define VIRTIO_DMABUF_DERIVE		0x07
+/* 0x10-0x1f sync, 0x20-0x2f fences, 0x40-0x4f streams: reserved */
+#define VIRTIO_DMABUF_ALLOC		0x30
+#define VIRTIO_DMABUF_IMPORT		0x31
+#define VIRTIO_DMABUF_PUBLISH		0x32
+#define VIRTIO_DMABUF_WITHDRAW		0x33
+
+/* Event kinds */
+#define VIRTIO_DMABUF_EVENT_ADDED	0x80000001U
+#define VIRTIO_DMABUF_EVENT_WITHDRAWN	0x80000002U
+
+/* Access: the values of O_RDONLY and O_RDWR */
+#define VIRTIO_DMABUF_RDONLY		0
+#define VIRTIO_DMABUF_RDWR		2
+#define VIRTIO_DMABUF_CLOEXEC		0x80000
+
+/* Enforcement: who makes a read-only alias read-only */
+#define VIRTIO_DMABUF_ENFORCE_NONE	0
+#define VIRTIO_DMABUF_ENFORCE_VMM	1
+#define VIRTIO_DMABUF_ENFORCE_IOCTL	2
+#define VIRTIO_DMABUF_ENFORCE_DERIVED	3
+#define VIRTIO_DMABUF_ENFORCE_SEALED	4
+
+/* Heaps */
+#define VIRTIO_DMABUF_HEAP_DMA_HEAP	1
+#define VIRTIO_DMABUF_HEAP_UDMABUF	2
+#define VIRTIO_DMABUF_HEAP_MEMFD	3
+#define VIRTIO_DMABUF_HEAP_IMPORTED	4
+
+/* How to map a window range */
+#define VIRTIO_DMABUF_CACHE_CACHED	1
+#define VIRTIO_DMABUF_CACHE_UNCACHED	2
+#define VIRTIO_DMABUF_CACHE_WC		3
+
+/* Windows */
+#define VIRTIO_DMABUF_WINDOW_DYNAMIC	0
+#define VIRTIO_DMABUF_WINDOW_STATIC	1
+#define VIRTIO_DMABUF_WINDOW_BIT_DYNAMIC	1
+#define VIRTIO_DMABUF_WINDOW_BIT_STATIC		2
+
+/* virtio_dmabuf_buffer.flags */
+#define VIRTIO_DMABUF_BUFFER_STATIC	1
+/* virtio_dmabuf_{import,publish}.flags */
+#define VIRTIO_DMABUF_PUBLISH_KEEP	1
+
+#define VIRTIO_DMABUF_CONFIG_MAGIC	"VDMABUF\0"
+#define VIRTIO_DMABUF_WINDOW_MAGIC	"VDMABUFW"
+
+/* Device configuration space */
+struct virtio_dmabuf_config {
+	__u8 magic[8];
+	__le32 version;
+	__le32 windows;
+	__le64 window_size;
+	__u8 uuid[16];
+	__le32 max_handles;
+	__le32 max_mappings;
+	__le32 max_inflight;
+	__le32 num_static;
+	__le64 reserved;
+};
+
+/* Start of a static window */
+struct virtio_dmabuf_window {
+	__u8 magic[8];
+	__le32 version;
+	__le32 reserved;
+	__u8 uuid[16];
+	__le64 size;
+	__le64 first_slot;
+	__le64 slot_size;
+	__le32 slots;
+	__le32 reserved2;
+};
+
+struct virtio_dmabuf_req_hdr {
+	__le32 op;
+	__le32 reserved;
+	__le64 tag;
+};
+
+struct virtio_dmabuf_resp_hdr {
+	__le32 op;
+	__le32 status;
+	__le64 tag;
+};
+
+struct virtio_dmabuf_format {
+	__le32 fourcc;
+	__le32 width;
+	__le32 height;
+	__le32 num_planes;
+	__le64 modifier;
+	__le32 offset[4];
+	__le32 stride[4];
+	__le64 reserved;
+};
+
+struct virtio_dmabuf_buffer {
+	__le64 id;
+	__le64 size;
+	__le32 access;
+	__le32 enforcement;
+	__le32 heap;
+	__le32 flags;
+	struct virtio_dmabuf_format format;
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+struct virtio_dmabuf_info_resp {
+	__le32 version;
+	__le32 windows;
+	__le64 window_size;
+	__le32 max_handles;
+	__le32 max_mappings;
+	__le32 max_inflight;
+	__le32 handles;
+	__le32 mappings;
+	__le32 probe;
+	__le64 reserved[3];
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+struct virtio_dmabuf_list {
+	__le64 cursor;
+	__le32 max;
+	__le32 reserved;
+};
+
+struct virtio_dmabuf_list_resp {
+	__le32 count;
+	__le32 reserved;
+	__le64 next;
+	/* struct virtio_dmabuf_buffer entries[count]; */
+};
+
+struct virtio_dmabuf_open {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	__le32 flags;
+	__le32 enforcement;
+};
+
+struct virtio_dmabuf_open_resp {
+	__le64 handle;
+	__le64 fd_offset;
+	struct virtio_dmabuf_buffer buffer;
+};
+
+struct virtio_dmabuf_close {
+	__le64 handle;
+};
+
+struct virtio_dmabuf_map {
+	__le64 handle;
+	__le64 offset;
+	__le64 length;
+	__le32 access;
+	__le32 reserved;
+};
+
+struct virtio_dmabuf_map_resp {
+	__le64 mapping;
+	__le64 window_offset;
+	__le64 length;
+	__le32 access;
+	__le32 enforcement;
+	__le32 caching;
+	__le32 window;
+	__u8 uuid[16];
+	__le64 reserved;
+};
+
+struct virtio_dmabuf_unmap {
+	__le64 mapping;
+};
+
+struct virtio_dmabuf_derive {
+	__le64 handle;
+	__le32 flags;
+	__le32 enforcement;
+};
+
+struct virtio_dmabuf_alloc {
+	__u8 heap[VIRTIO_DMABUF_NAME_LEN];
+	__le64 size;
+	__le64 flags;
+};
+
+struct virtio_dmabuf_import {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	__le64 flags;
+	struct virtio_dmabuf_format format;
+};
+
+struct virtio_dmabuf_publish {
+	__le64 handle;
+	__le64 flags;
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	struct virtio_dmabuf_format format;
+};
+
+struct virtio_dmabuf_withdraw {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+struct virtio_dmabuf_event {
+	__le32 kind;
+	__le32 reserved;
+	__le64 sequence;
+	__le64 buffer;
+	__le64 reserved2;
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+/*
+ * The ioctls of /dev/virtio-dmabufN. Fields are in the guest's byte order.
+ */
+
+/**
+ * struct virtio_dmabuf_ioc_info - what the device is
+ * @version: protocol version
+ * @windows: VIRTIO_DMABUF_WINDOW_BIT_*
+ * @window_size: size of the dynamic window in bytes, 0 for none
+ * @max_handles: most buffers this guest can have open at once
+ * @max_mappings: most mappings this guest can have at once
+ * @handles: open now
+ * @mappings: mapped now
+ * @probe: whether the VMM honours read-only mappings: 0 not known, 1 yes, 2 no
+ * @reserved: zero
+ * @uuid: uuid of the first static window, or zero
+ * @name: what the host calls this guest
+ */
+struct virtio_dmabuf_ioc_info {
+	__u32 version;
+	__u32 windows;
+	__u64 window_size;
+	__u32 max_handles;
+	__u32 max_mappings;
+	__u32 handles;
+	__u32 mappings;
+	__u32 probe;
+	__u32 reserved;
+	__u8 uuid[16];
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+/**
+ * struct virtio_dmabuf_ioc_buffer - one buffer of the list
+ * @id: number of the buffer on the host, never used again
+ * @size: bytes
+ * @access: the most access this guest may have: O_RDONLY or O_RDWR
+ * @enforcement: VIRTIO_DMABUF_ENFORCE_*
+ * @heap: VIRTIO_DMABUF_HEAP_*
+ * @flags: VIRTIO_DMABUF_BUFFER_*
+ * @fourcc: DRM format of the picture in it, 0 if not known
+ * @width: pixels
+ * @height: pixels
+ * @num_planes: planes in use
+ * @modifier: DRM format modifier
+ * @offset: offset of each plane in bytes
+ * @stride: bytes from line to line of each plane
+ * @name: NUL-padded name
+ */
+struct virtio_dmabuf_ioc_buffer {
+	__u64 id;
+	__u64 size;
+	__u32 access;
+	__u32 enforcement;
+	__u32 heap;
+	__u32 flags;
+	__u32 fourcc;
+	__u32 width;
+	__u32 height;
+	__u32 num_planes;
+	__u64 modifier;
+	__u32 offset[4];
+	__u32 stride[4];
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+/**
+ * struct virtio_dmabuf_ioc_list - a page of the list
+ * @cursor: in: 0, or @next of the page before
+ * @next: out: cursor of the next page, 0 after the last
+ * @buffers: in: address of an array of struct virtio_dmabuf_ioc_buffer
+ * @count: in: length of that array; out: entries filled
+ * @reserved: zero
+ */
+struct virtio_dmabuf_ioc_list {
+	__u64 cursor;
+	__u64 next;
+	__u64 buffers;
+	__u32 count;
+	__u32 reserved;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_open - a dma-buf for a host buffer
+ * @name: in: NUL-padded name
+ * @flags: in: O_RDONLY or O_RDWR, optionally with O_CLOEXEC
+ * @fd: out: the dma-buf
+ * @enforcement: in: least enforcement wanted, 0: what the grant demands; out: the one in force
+ * @reserved: zero
+ * @size: out: bytes
+ */
+struct virtio_dmabuf_ioc_open {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	__u32 flags;
+	__s32 fd;
+	__u32 enforcement;
+	__u32 reserved;
+	__u64 size;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_event - what read() returns, whole ones only
+ * @kind: VIRTIO_DMABUF_EVENT_*
+ * @reserved: zero
+ * @sequence: counts up by one; a gap means that events were lost, list again
+ * @buffer: number of the buffer
+ * @name: its name
+ */
+struct virtio_dmabuf_ioc_event {
+	__u32 kind;
+	__u32 reserved;
+	__u64 sequence;
+	__u64 buffer;
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+#define VIRTIO_DMABUF_IOC_MAGIC	0xd6
+#define VIRTIO_DMABUF_IOC_INFO	_IOR(VIRTIO_DMABUF_IOC_MAGIC, 0, struct virtio_dmabuf_ioc_info)
+#define VIRTIO_DMABUF_IOC_LIST	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 1, struct virtio_dmabuf_ioc_list)
+#define VIRTIO_DMABUF_IOC_OPEN	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 2, struct virtio_dmabuf_ioc_open)
+
+#endif /* _UAPI_LINUX_VIRTIO_DMABUF_H */

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * virtio dmabuf guest driver: what its files share.
+ *
+ * main.c     life of a device: probe, remove, suspend, reset
+ * control.c  requests and replies on the control queue
+ * event.c    the event queue
+ * window.c   windows: guest-physical ranges where aliases appear
+ * session.c  sessions: begin, use, end
+ * open.c     OPEN and MAP: from a name to a mapped alias
+ * buffer.c   aliases as dma-bufs
+ * chardev.c  /dev/virtio-dmabufN
+ *
+ * Whatever the device says is checked before it is used: the host may lie.
+ *
+ * Locks, outer to inner: vdmabuf_lock, buffer.lock. vdmabuf_device.vq_lock and
+ * vdmabuf_device.client_lock are leaves, and are taken from interrupts.
+ */
+#ifndef _VDMABUF_H
+#define _VDMABUF_H
+
+#include <linux/cdev.h>
+#include <linux/completion.h>
+#include <linux/device.h>
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/memremap.h>
+#include <linux/mutex.h>
+#include <linux/rwsem.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <linux/uuid.h>
+#include <linux/virtio.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "uapi/virtio_dmabuf.h"
+
+struct dma_buf;
+
+/* Event buffers that the device can fill before the driver looks */
+#define VDMABUF_EVENTS		32
+
+/**
+ * struct vdmabuf_window - a guest-physical range where aliases appear
+ * @ref: one for its owner, one per buffer in it
+ * @node: in the list of all windows
+ * @start: first guest-physical address
+ * @size: bytes
+ * @uuid: which static window it is; nil for a dynamic window
+ * @present: the device behind it is bound; under vdmabuf_lock
+ * @pgmap: its struct pages
+ * @vaddr: where the kernel sees it, or NULL if it could have no struct pages
+ */
+struct vdmabuf_window {
+	struct kref ref;
+	struct list_head node;
+	phys_addr_t start;
+	u64 size;
+	uuid_t uuid;
+	bool present;
+	struct dev_pagemap pgmap;
+	void *vaddr;
+};
+
+/**
+ * struct vdmabuf_device - one virtio device
+ * @vdev: the virtio device; not to be used once @live is false
+ * @dev: the character device; its references keep this structure
+ * @cdev: /dev/virtio-dmabufN
+ * @window: the dynamic window, or NULL; under vdmabuf_lock
+ * @claimed: the dynamic window's address range, when it was claimed
+ * @uuid: uuid of the first static window, or nil
+ * @has_static: VIRTIO_DMABUF_F_STATIC_WINDOW was negotiated
+ * @max_inflight: most requests that the device takes at once
+ * @vq_lock: for both queues, and the fields that follow
+ * @control: the control queue, NULL between sessions
+ * @event: the event queue
+ * @session: counts resets; handles and mappings are of one session
+ * @live: requests can be sent
+ * @closing: ... but only to give back what the session holds
+ * @stalled: a request met its deadline and nothing was answered since
+ * @inflight: requests that the device holds
+ * @opening: callers between vdmabuf_session_enter() and vdmabuf_session_leave()
+ * @tag: last tag used
+ * @pending: requests that somebody waits for
+ * @orphans: answered requests that nobody waited for any more
+ * @space: woken when the device has given a request back, and when @opening falls
+ * @orphan_work: undoes what @orphans did
+ * @config_work: looks at the device's status after a configuration change
+ * @event_bufs: VDMABUF_EVENTS buffers for the event queue
+ * @client_lock: for @clients and what is queued in them
+ * @clients: open files
+ */
+struct vdmabuf_device {
+	struct virtio_device *vdev;
+	struct device dev;
+	struct cdev cdev;
+	struct vdmabuf_window *window;
+	struct resource *claimed;
+	uuid_t uuid;
+	bool has_static;
+	u32 max_inflight;
+
+	spinlock_t vq_lock;
+	struct virtqueue *control;
+	struct virtqueue *event;
+	u64 session;
+	bool live;
+	bool closing;
+	bool stalled;
+	u32 inflight;
+	u32 opening;
+	u64 tag;
+	struct list_head pending;
+	struct list_head orphans;
+	wait_queue_head_t space;
+	struct work_struct orphan_work;
+	struct work_struct config_work;
+	struct virtio_dmabuf_event *event_bufs;
+
+	spinlock_t client_lock;
+	struct list_head clients;
+};
+
+/**
+ * struct vdmabuf_buffer - a dma-buf of ours
+ * @node: in the list of all buffers; under vdmabuf_lock
+ * @vd: its device, with a reference
+ * @win: its window, with a reference
+ * @session: session of @handle and @mapping
+ * @handle: the alias on the host
+ * @mapping: its mapping on the host
+ * @mapped: bit 0: @mapping has to be given back; whoever clears it does that
+ * @offset: where it starts in the window
+ * @size: bytes
+ * @writable: the alias is read-write
+ * @caching: VIRTIO_DMABUF_CACHE_*
+ * @lock: guards @revoked; held for reading while page table entries are made
+ * @revoked: its memory must not be touched any more
+ * @dmabuf: the dma-buf
+ * @release: gives mapping and handle back
+ */
+struct vdmabuf_buffer {
+	struct list_head node;
+	struct vdmabuf_device *vd;
+	struct vdmabuf_window *win;
+	u64 session;
+	u64 handle;
+	u64 mapping;
+	unsigned long mapped;
+	u64 offset;
+	u64 size;
+	bool writable;
+	u32 caching;
+	struct rw_semaphore lock;
+	bool revoked;
+	struct dma_buf *dmabuf;
+	struct work_struct release;
+};
+
+/**
+ * struct vdmabuf_call - one request and where its reply goes
+ * @session: the session it belongs to
+ * @op: request code
+ * @body: what follows the request header, or NULL
+ * @body_len: bytes of @body
+ * @reply: where what follows the reply header is copied to, or NULL
+ * @reply_min: fewest bytes that are a valid reply
+ * @reply_max: most bytes that are a valid reply: size of @reply
+ * @reply_len: out: bytes copied to @reply
+ * @handle: the handle that is to be closed if the reply comes when nobody
+ *	    waits any more, or 0
+ * @orphaned: out: nobody knows whether it was done; @handle is taken care of
+ */
+struct vdmabuf_call {
+	u64 session;
+	u32 op;
+	const void *body;
+	size_t body_len;
+	void *reply;
+	size_t reply_min;
+	size_t reply_max;
+	size_t reply_len;
+	u64 handle;
+	bool orphaned;
+};
+
+/* main.c */
+extern struct workqueue_struct *vdmabuf_wq;
+
+/* control.c */
+int vdmabuf_call(struct vdmabuf_device *vd, struct vdmabuf_call *call);
+int vdmabuf_unmap(struct vdmabuf_device *vd, u64 session, u64 mapping);
+int vdmabuf_close(struct vdmabuf_device *vd, u64 session, u64 handle);
+void vdmabuf_control_init(struct vdmabuf_device *vd);
+void vdmabuf_control_done(struct virtqueue *vq);
+void vdmabuf_control_close(struct vdmabuf_device *vd);
+void vdmabuf_control_settle(struct vdmabuf_device *vd);
+void vdmabuf_control_fail(struct vdmabuf_device *vd);
+void vdmabuf_control_drain(struct vdmabuf_device *vd);
+
+/* session.c */
+int vdmabuf_session_start(struct vdmabuf_device *vd);
+void vdmabuf_session_stop(struct vdmabuf_device *vd);
+u64 vdmabuf_session(struct vdmabuf_device *vd);
+u64 vdmabuf_session_enter(struct vdmabuf_device *vd);
+void vdmabuf_session_leave(struct vdmabuf_device *vd);
+bool vdmabuf_session_is(struct vdmabuf_device *vd, u64 session);
+
+/* event.c */
+void vdmabuf_event_done(struct virtqueue *vq);
+void vdmabuf_event_fill(struct vdmabuf_device *vd);
+
+/* window.c */
+extern struct mutex vdmabuf_lock;
+struct vdmabuf_window *vdmabuf_window_add(phys_addr_t start, u64 size,
+					  const uuid_t *uuid);
+void vdmabuf_window_remove(struct vdmabuf_window *win);
+struct vdmabuf_window *vdmabuf_window_find(const uuid_t *uuid);
+void vdmabuf_window_get(struct vdmabuf_window *win);
+void vdmabuf_window_put(struct vdmabuf_window *win);
+int vdmabuf_window_init(void);
+void vdmabuf_window_exit(void);
+
+/* open.c */
+int vdmabuf_buffer_open(struct vdmabuf_device *vd,
+			struct virtio_dmabuf_ioc_open *arg,
+			struct dma_buf **result);
+
+/* buffer.c */
+struct vdmabuf_buffer *vdmabuf_buffer_alloc(struct vdmabuf_device *vd, u64 session);
+struct dma_buf *vdmabuf_export(struct vdmabuf_buffer *buf);
+void vdmabuf_buffers_revoke(struct vdmabuf_device *vd,
+			    struct vdmabuf_window *win);
+void vdmabuf_buffers_unmap(struct vdmabuf_device *vd);
+
+/* chardev.c */
+int vdmabuf_chardev_add(struct vdmabuf_device *vd);
+void vdmabuf_chardev_remove(struct vdmabuf_device *vd);
+void vdmabuf_chardev_event(struct vdmabuf_device *vd,
+			   const struct virtio_dmabuf_ioc_event *event);
+void vdmabuf_chardev_wake(struct vdmabuf_device *vd);
+struct vdmabuf_device *vdmabuf_device_alloc(struct virtio_device *vdev);
+int vdmabuf_chardev_init(void);
+void vdmabuf_chardev_exit(void);
+
+#endif /* _VDMABUF_H */

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+/*
+ * The golden vectors, built from the C header: prints one line "NAME HEX" for
+ * each, and one line "layout STRUCT.FIELD OFFSET SIZE" for each field.
+ */
+#include <endian.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include "virtio_dmabuf.h"
+
+#define L32(value) htole32(value)
+#define L64(value) htole64(value)
+#define HANDLE 0x300000002ULL
+#define MAPPING 0x100000005ULL
+#define MIB (1ULL << 20)
+
+static const __u8 uuid[16] = {
+	0x5f, 0x0c, 0x1f, 0x6e, 0x93, 0xa1, 0x4f, 0x0e,
+	0x8f, 0x5a, 0x0d, 0x5b, 0x2c, 0x1a, 0x7e, 0x10,
+};
+
+static void hex(const void *bytes, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		printf("%02x", ((const unsigned char *)bytes)[i]);
+}
+
+static void plain(const char *name, const void *bytes, size_t len)
+{
+	printf("%s ", name);
+	hex(bytes, len);
+	putchar('\n');
+}
+
+static void request(const char *name, __u32 op, __u64 tag, const void *body,
+		    size_t len)
+{
+	struct virtio_dmabuf_req_hdr header = { .op = L32(op), .tag = L64(tag) };
+
+	printf("%s ", name);
+	hex(&header, sizeof(header));
+	hex(body, len);
+	putchar('\n');
+}
+
+static void reply(const char *name, __u32 op, __u64 tag, __u32 status,
+		  const void *body, size_t len)
+{
+	struct virtio_dmabuf_resp_hdr header = {
+		.op = L32(op), .status = L32(status), .tag = L64(tag),
+	};
+
+	printf("%s ", name);
+	hex(&header, sizeof(header));
+	hex(body, len);
+	putchar('\n');
+}
+
+#define REQUEST(name, op, tag, body) \
+	request(name, VIRTIO_DMABUF_##op, tag, &(body), sizeof(body))
+#define REPLY(name, op, tag, body) \
+	reply(name, VIRTIO_DMABUF_##op, tag, 0, &(body), sizeof(body))
+
+static void set_format(struct virtio_dmabuf_format *format)
+{
+	memcpy(&format->fourcc, "NV12", 4);
+	format->width = L32(1280);
+	format->height = L32(720);
+	format->num_planes = L32(2);
+	format->offset[1] = L32(921600);
+	format->stride[0] = L32(1280);
+	format->stride[1] = L32(1280);
+}
+
+static void set_front(struct virtio_dmabuf_buffer *buffer)
+{
+	buffer->id = L64(7);
+	buffer->size = L64(2 * MIB);
+	buffer->access = L32(VIRTIO_DMABUF_RDONLY);
+	buffer->enforcement = L32(VIRTIO_DMABUF_ENFORCE_SEALED);
+	buffer->heap = L32(VIRTIO_DMABUF_HEAP_UDMABUF);
+	buffer->flags = L32(VIRTIO_DMABUF_BUFFER_STATIC);
+	set_format(&buffer->format);
+	strcpy((char *)buffer->name, "front-camera/0");
+}
+
+static void fixed(void)
+{
+	struct virtio_dmabuf_config config = {
+		.version = L32(VIRTIO_DMABUF_VERSION),
+		.windows = L32(VIRTIO_DMABUF_WINDOW_BIT_DYNAMIC |
+			       VIRTIO_DMABUF_WINDOW_BIT_STATIC),
+		.window_size = L64(64 * MIB),
+		.max_handles = L32(256),
+		.max_mappings = L32(128),
+		.max_inflight = L32(64),
+		.num_static = L32(2),
+	};
+	struct virtio_dmabuf_window window = {
+		.version = L32(VIRTIO_DMABUF_VERSION),
+		.size = L64(16 * MIB),
+		.first_slot = L64(VIRTIO_DMABUF_PAGE_SIZE),
+		.slot_size = L64(2 * MIB),
+		.slots = L32(4),
+	};
+	struct virtio_dmabuf_event event = {
+		.kind = L32(VIRTIO_DMABUF_EVENT_ADDED),
+		.sequence = L64(1),
+		.buffer = L64(7),
+		.name = "front-camera/0",
+	};
+
+	memcpy(config.magic, VIRTIO_DMABUF_CONFIG_MAGIC, sizeof(config.magic));
+	memcpy(config.uuid, uuid, sizeof(config.uuid));
+	plain("config", &config, sizeof(config));
+	memcpy(window.magic, VIRTIO_DMABUF_WINDOW_MAGIC, sizeof(window.magic));
+	memcpy(window.uuid, uuid, sizeof(window.uuid));
+	plain("window", &window, sizeof(window));
+	plain("event.added", &event, sizeof(event));
+	event.kind = L32(VIRTIO_DMABUF_EVENT_WITHDRAWN);
+	event.sequence = L64(2);
+	plain("event.withdrawn", &event, sizeof(event));
+}
+
+static void look(void)
+{
+	struct virtio_dmabuf_info_resp info = {
+		.version = L32(VIRTIO_DMABUF_VERSION),
+		.windows = L32(VIRTIO_DMABUF_WINDOW_BIT_DYNAMIC |
+			       VIRTIO_DMABUF_WINDOW_BIT_STATIC),
+		.window_size = L64(64 * MIB),
+		.max_handles = L32(256),
+		.max_mappings = L32(128),
+		.max_inflight = L32(64),
+		.handles = L32(3),
+		.mappings = L32(2),
+		.probe = L32(1),
+		.name = "cluster",
+	};
+	struct virtio_dmabuf_list list = { .cursor = L64(6), .max = L32(2) };
+	struct {
+		struct virtio_dmabuf_list_resp head;
+		struct virtio_dmabuf_buffer entries[2];
+	} page = {
+		.head = { .count = L32(2), .next = L64(9) },
+		.entries[1] = {
+			.id = L64(9),
+			.size = L64(65536),
+			.access = L32(VIRTIO_DMABUF_RDWR),
+			.enforcement = L32(VIRTIO_DMABUF_ENFORCE_NONE),
+			.heap = L32(VIRTIO_DMABUF_HEAP_DMA_HEAP),
+			.name = "scratch",
+		},
+	};
+
+	set_front(&page.entries[0]);
+	request("get_info.request", VIRTIO_DMABUF_GET_INFO,
+		0x1122334455667788ULL, NULL, 0);
+	REPLY("get_info.reply", GET_INFO, 0x1122334455667788ULL, info);
+	REQUEST("list.request", LIST, 2, list);
+	REPLY("list.reply", LIST, 2, page);
+}
+
+static void handles(void)
+{
+	struct virtio_dmabuf_open open = {
+		.name = "front-camera/0",
+		.flags = L32(VIRTIO_DMABUF_RDONLY | VIRTIO_DMABUF_CLOEXEC),
+		.enforcement = L32(VIRTIO_DMABUF_ENFORCE_SEALED),
+	};
+	struct virtio_dmabuf_open_resp opened = {
+		.handle = L64(HANDLE), .fd_offset = L64(2 * MIB + 4096),
+	};
+	struct virtio_dmabuf_close close = { .handle = L64(HANDLE) };
+	struct virtio_dmabuf_derive derive = {
+		.handle = L64(HANDLE),
+		.flags = L32(VIRTIO_DMABUF_RDONLY),
+		.enforcement = L32(VIRTIO_DMABUF_ENFORCE_DERIVED),
+	};
+	struct virtio_dmabuf_open_resp derived = {
+		.handle = L64(0x100000003ULL),
+		.buffer = {
+			.id = L64(10),
+			.size = L64(4096),
+			.enforcement = L32(VIRTIO_DMABUF_ENFORCE_DERIVED),
+			.heap = L32(VIRTIO_DMABUF_HEAP_IMPORTED),
+		},
+	};
+
+	set_front(&opened.buffer);
+	REQUEST("open.request", OPEN, 3, open);
+	REPLY("open.reply", OPEN, 3, opened);
+	reply("open.refused", VIRTIO_DMABUF_OPEN, 3, 13, NULL, 0);
+	REQUEST("close.request", CLOSE, 4, close);
+	reply("close.reply", VIRTIO_DMABUF_CLOSE, 4, 0, NULL, 0);
+	REQUEST("derive.request", DERIVE, 8, derive);
+	REPLY("derive.reply", DERIVE, 8, derived);
+}
+
+static void mappings(void)
+{
+	struct virtio_dmabuf_map map = {
+		.handle = L64(HANDLE),
+		.offset = L64(4096),
+		.length = L64(12288),
+		.access = L32(VIRTIO_DMABUF_RDONLY),
+	};
+	struct virtio_dmabuf_map_resp in_static = {
+		.mapping = L64(MAPPING),
+		.window_offset = L64(0x202000),
+		.length = L64(12288),
+		.access = L32(VIRTIO_DMABUF_RDONLY),
+		.enforcement = L32(VIRTIO_DMABUF_ENFORCE_SEALED),
+		.caching = L32(VIRTIO_DMABUF_CACHE_CACHED),
+		.window = L32(VIRTIO_DMABUF_WINDOW_STATIC),
+	};
+	struct virtio_dmabuf_map_resp in_dynamic = {
+		.mapping = L64(MAPPING),
+		.window_offset = L64(MIB),
+		.length = L64(65536),
+		.access = L32(VIRTIO_DMABUF_RDWR),
+		.enforcement = L32(VIRTIO_DMABUF_ENFORCE_NONE),
+		.caching = L32(VIRTIO_DMABUF_CACHE_CACHED),
+		.window = L32(VIRTIO_DMABUF_WINDOW_DYNAMIC),
+	};
+	struct virtio_dmabuf_unmap unmap = { .mapping = L64(MAPPING) };
+
+	memcpy(in_static.uuid, uuid, sizeof(uuid));
+	REQUEST("map.request", MAP, 5, map);
+	REPLY("map.static.reply", MAP, 5, in_static);
+	REPLY("map.dynamic.reply", MAP, 6, in_dynamic);
+	REQUEST("unmap.request", UNMAP, 7, unmap);
+	reply("unmap.reply", VIRTIO_DMABUF_UNMAP, 7, 116, NULL, 0);
+}
+
+static void producer(void)
+{
+	struct virtio_dmabuf_alloc alloc = {
+		.heap = "camera", .size = L64(1382400),
+	};
+	struct virtio_dmabuf_import import = {
+		.name = "decoder/out", .flags = L64(VIRTIO_DMABUF_PUBLISH_KEEP),
+	};
+	struct virtio_dmabuf_publish publish = { .handle = L64(HANDLE) };
+	struct virtio_dmabuf_withdraw withdraw = { .name = "front-camera/0" };
+
+	memset(publish.name, 'n', sizeof(publish.name) - 1);
+	publish.name[sizeof(publish.name) - 1] = '/';
+	set_format(&publish.format);
+	REQUEST("alloc.request", ALLOC, 9, alloc);
+	REQUEST("import.request", IMPORT, 10, import);
+	REQUEST("publish.request", PUBLISH, 11, publish);
+	REQUEST("withdraw.request", WITHDRAW, 12, withdraw);
+}
+
+#define FIELD(type, field) \
+	printf("layout " #type "." #field " %zu %zu\n", \
+	       offsetof(struct virtio_dmabuf_##type, field), \
+	       sizeof(((struct virtio_dmabuf_##type *)0)->field))
+#define SIZE(type) \
+	printf("layout " #type " 0 %zu\n", sizeof(struct virtio_dmabuf_##type))
+
+static void layout(void)
+{
+	SIZE(config);
+	FIELD(config, magic);
+	FIELD(config, version);
+	FIELD(config, windows);
+	FIELD(config, window_size);
+	FIELD(config, uuid);
+	FIELD(config, max_handles);
+	FIELD(config, max_mappings);
+	FIELD(config, max_inflight);
+	FIELD(config, num_static);
+	FIELD(config, reserved);
+	SIZE(window);
+	FIELD(window, magic);
+	FIELD(window, version);
+	FIELD(window, reserved);
+	FIELD(window, uuid);
+	FIELD(window, size);
+	FIELD(window, first_slot);
+	FIELD(window, slot_size);
+	FIELD(window, slots);
+	FIELD(window, reserved2);
+	SIZE(req_hdr);
+	FIELD(req_hdr, op);
+	FIELD(req_hdr, reserved);
+	FIELD(req_hdr, tag);
+	SIZE(resp_hdr);
+	FIELD(resp_hdr, op);
+	FIELD(resp_hdr, status);
+	FIELD(resp_hdr, tag);
+	SIZE(format);
+	FIELD(format, fourcc);
+	FIELD(format, width);
+	FIELD(format, height);
+	FIELD(format, num_planes);
+	FIELD(format, modifier);
+	FIELD(format, offset);
+	FIELD(format, stride);
+	FIELD(format, reserved);
+	SIZE(buffer);
+	FIELD(buffer, id);
+	FIELD(buffer, size);
+	FIELD(buffer, access);
+	FIELD(buffer, enforcement);
+	FIELD(buffer, heap);
+	FIELD(buffer, flags);
+	FIELD(buffer, format);
+	FIELD(buffer, name);
+	SIZE(info_resp);
+	FIELD(info_resp, version);
+	FIELD(info_resp, windows);
+	FIELD(info_resp, window_size);
+	FIELD(info_resp, max_handles);
+	FIELD(info_resp, max_mappings);
+	FIELD(info_resp, max_inflight);
+	FIELD(info_resp, handles);
+	FIELD(info_resp, mappings);
+	FIELD(info_resp, probe);
+	FIELD(info_resp, reserved);
+	FIELD(info_resp, name);
+	SIZE(list);
+	FIELD(list, cursor);
+	FIELD(list, max);
+	FIELD(list, reserved);
+	SIZE(list_resp);
+	FIELD(list_resp, count);
+	FIELD(list_resp, reserved);
+	FIELD(list_resp, next);
+	SIZE(open);
+	FIELD(open, name);
+	FIELD(open, flags);
+	FIELD(open, enforcement);
+	SIZE(open_resp);
+	FIELD(open_resp, handle);
+	FIELD(open_resp, fd_offset);
+	FIELD(open_resp, buffer);
+	SIZE(close);
+	FIELD(close, handle);
+	SIZE(map);
+	FIELD(map, handle);
+	FIELD(map, offset);
+	FIELD(map, length);
+	FIELD(map, access);
+	FIELD(map, reserved);
+	SIZE(map_resp);
+	FIELD(map_resp, mapping);
+	FIELD(map_resp, window_offset);
+	FIELD(map_resp, length);
+	FIELD(map_resp, access);
+	FIELD(map_resp, enforcement);
+	FIELD(map_resp, caching);
+	FIELD(map_resp, window);
+	FIELD(map_resp, uuid);
+	FIELD(map_resp, reserved);
+	SIZE(unmap);
+	FIELD(unmap, mapping);
+	SIZE(derive);
+	FIELD(derive, handle);
+	FIELD(derive, flags);
+	FIELD(derive, enforcement);
+	SIZE(alloc);
+	FIELD(alloc, heap);
+	FIELD(alloc, size);
+	FIELD(alloc, flags);
+	SIZE(import);
+	FIELD(import, name);
+	FIELD(import, flags);
+	FIELD(import, format);
+	SIZE(publish);
+	FIELD(publish, handle);
+	FIELD(publish, flags);
+	FIELD(publish, name);
+	FIELD(publish, format);
+	SIZE(withdraw);
+	FIELD(withdraw, name);
+	SIZE(event);
+	FIELD(event, kind);
+	FIELD(event, reserved);
+	FIELD(event, sequence);
+	FIELD(event, buffer);
+	FIELD(event, reserved2);
+	FIELD(event, name);
+}
+
+int main(void)
+{
+	fixed();
+	look();
+	handles();
+	mappings();
+	producer();
+	layout();
+	return 0;
+}

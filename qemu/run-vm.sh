@@ -1,0 +1,84 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#
+# Starts a VM beside a running vhost-device-dmabuf. It needs QEMU 11.1 or newer.
+#
+#   qemu/run-vm.sh --socket /run/dmabuf/vm.sock --pool /run/dmabuf/camera.pool -- \
+#       -drive file=my.qcow2,if=virtio -nographic
+#
+# What a VM needs, and all that this script adds to your own arguments:
+#   - its memory in a shared memfd, so that the daemon can reach the virtqueues;
+#   - one vhost-user device with the virtio id 37 (dmabuf): three queues, 64 bytes of config space;
+#   - for each static pool one ivshmem-plain device over a read-only memory backend. LINK is the
+#     pool's `link` in the daemon's configuration; the daemon has to be up before this script runs.
+set -euo pipefail
+
+usage() {
+	cat <<-'EOF'
+	usage: run-vm.sh [--socket SOCKET] [--pool LINK]... [options] [-- QEMU-ARGUMENT...]
+	  --socket SOCKET   the VM's vhost-user socket (`socket-path` of its [[vm]]); without it the VM has no dmabuf device
+	  --pool LINK       map this static pool read-only (repeat for more pools)
+	  --accel kvm|tcg   how to run the CPUs (default: kvm if /dev/kvm can be opened, else tcg)
+	  --memory SIZE     the VM's memory (default 1G)
+	  --cpus N          the number of CPUs (default 2)
+	  --qemu BIN        the QEMU to run (default qemu-system-x86_64)
+	EOF
+}
+die() { echo "run-vm.sh: $*" >&2; exit 2; }
+
+socket='' pools=() accel='' memory=1G cpus=2 qemu=qemu-system-x86_64
+while (($#)); do
+	case $1 in
+	-h | --help) usage; exit 0 ;;
+	--) shift; break ;;
+	--socket | --pool | --accel | --memory | --cpus | --qemu)
+		(($# >= 2)) || die "$1 needs a value"
+		case $1 in
+		--socket) socket=$2 ;;
+		--pool) pools+=("$2") ;;
+		--accel) accel=$2 ;;
+		--memory) memory=$2 ;;
+		--cpus) cpus=$2 ;;
+		--qemu) qemu=$2 ;;
+		esac
+		shift 2
+		;;
+	*) usage >&2; die "unknown argument $1 (QEMU's own arguments go after --)" ;;
+	esac
+done
+
+if [[ -z $accel ]]; then
+	accel=tcg
+	if (: <>/dev/kvm) 2>/dev/null; then accel=kvm; fi
+fi
+case $accel in
+kvm) cpu=host ;;
+tcg) cpu=max,la57=off accel=tcg,thread=multi ;;
+*) die "--accel $accel: expected kvm or tcg" ;;
+esac
+
+arguments=(
+	-machine "q35,memory-backend=ram" -accel "$accel" -cpu "$cpu" -smp "$cpus" -m "$memory"
+	-object "memory-backend-memfd,id=ram,size=$memory,share=on"
+)
+if [[ -n $socket ]]; then
+	[[ -S $socket ]] || die "$socket is no socket: start vhost-device-dmabuf first, and give the socket-path of this VM"
+	arguments+=(
+		-chardev "socket,id=dmabuf,path=$socket"
+		-device "vhost-user-test-device-pci,virtio-id=37,num_vqs=3,config_size=64,chardev=dmabuf"
+	)
+fi
+number=0
+for pool in "${pools[@]}"; do
+	size=$(stat -L -c %s -- "$pool") ||
+		die "$pool can't be read: start vhost-device-dmabuf first, and give the link of a pool"
+	((size > 0 && (size & (size - 1)) == 0)) ||
+		die "$pool has $size bytes: a PCI BAR, and so a pool, must be a power of two"
+	arguments+=(
+		-object "memory-backend-file,id=pool$number,mem-path=$pool,share=on,readonly=on,size=$size"
+		-device "ivshmem-plain,memdev=pool$number"
+	)
+	number=$((number + 1))
+done
+
+exec "$qemu" "${arguments[@]}" "$@"

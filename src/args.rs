@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line: a configuration file, or one VM by options.
+
+use crate::config::{self, Config, ConfigError, HeapConfig, SocketSource, VmConfig};
+use crate::heap::PoolOptions;
+use crate::session::{Grant, Pattern, Target};
+use clap::Parser;
+use dmabuf_protocol::{Access, Enforcement, HeapKind, Name, PAGE_SIZE};
+use std::path::{Path, PathBuf};
+
+/// Shares host dma-bufs with virtual machines, as a vhost-user device back-end.
+///
+/// Give either --config, or --socket-path (or --fd) for a single VM named "vm".
+#[derive(Clone, Debug, Parser)]
+#[command(name = "vhost-device-dmabuf", version, about)]
+pub struct Args {
+    /// Configuration file (TOML): several VMs, heaps, pools, grants
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket_path", "fd"])]
+    pub config: Option<PathBuf>,
+
+    /// vhost-user socket to create, for a single VM
+    #[arg(long, value_name = "PATH")]
+    pub socket_path: Option<PathBuf>,
+
+    /// Inherited listening vhost-user socket, for a single VM
+    #[arg(long, value_name = "FDNUM", conflicts_with = "socket_path")]
+    pub fd: Option<i32>,
+
+    /// Broker socket to create, for host processes of the same user
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    pub broker: Option<PathBuf>,
+
+    /// Size of the dynamic window (K, M, G), a power of two; 0 for none
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "0",
+        conflicts_with = "config"
+    )]
+    pub window_size: String,
+
+    /// A pool NAME=KIND:SLOTSxSIZE or NAME=KIND:SLOTSxSIZE:LINK, KIND udmabuf or memfd: the VM gets it as a read-only
+    /// static window
+    #[arg(long, value_name = "POOL", conflicts_with = "config")]
+    pub pool: Vec<String>,
+
+    /// A dma-heap by name (/dev/dma_heap/NAME), for the broker's clients
+    #[arg(long, value_name = "NAME", conflicts_with = "config")]
+    pub heap: Vec<String>,
+
+    /// A buffer NAME=HEAP:SIZE that exists from the start
+    #[arg(long, value_name = "BUFFER", conflicts_with = "config")]
+    pub buffer: Vec<String>,
+
+    /// Let the VM open buffers: NAME or START*, then :ro or :rw
+    #[arg(long, value_name = "GRANT", conflicts_with = "config")]
+    pub grant: Vec<String>,
+
+    /// Print the back-end's capabilities as JSON (QEMU's vhost-user conventions) and exit
+    #[arg(long)]
+    pub print_capabilities: bool,
+
+    /// Check the configuration, say what is wrong with it, and exit
+    #[arg(long)]
+    pub check: bool,
+
+    /// off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: log::LevelFilter,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Print this.
+    Capabilities(&'static str),
+    /// Nothing more: the configuration is right.
+    Check,
+    /// Run with this configuration.
+    Run(Box<Config>),
+}
+
+impl Args {
+    /// Checks everything and says what is to be done.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a wrong file or wrong options.
+    pub fn action(&self) -> Result<Action, ConfigError> {
+        if self.print_capabilities {
+            // "gpu", "input" and "block" are the types that QEMU's schema knows apart from the generic ones.
+            return Ok(Action::Capabilities(
+                "{\n  \"type\": \"dmabuf\",\n  \"features\": []\n}",
+            ));
+        }
+        let config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => self.single_vm()?,
+        };
+        Ok(if self.check {
+            Action::Check
+        } else {
+            Action::Run(Box::new(config))
+        })
+    }
+
+    fn single_vm(&self) -> Result<Config, ConfigError> {
+        let socket = match (&self.socket_path, self.fd) {
+            (Some(path), _) => SocketSource::Path(path.clone()),
+            (None, Some(fd)) => SocketSource::Fd(fd),
+            (None, None) => {
+                return Err(wrong(
+                    "expected --config FILE, --socket-path PATH or --fd FDNUM",
+                ));
+            }
+        };
+        let window_size = config::parse_size(&self.window_size).ok_or_else(|| {
+            wrong(format!(
+                "--window-size: expected a size, found {:?}",
+                self.window_size
+            ))
+        })?;
+        let window_size = config::check_window(window_size)
+            .map_err(|what| wrong(format!("--window-size: {what}")))?;
+        let pools = self
+            .pool
+            .iter()
+            .map(|text| pool(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        let heaps: Vec<HeapConfig> = self
+            .heap
+            .iter()
+            .map(|name| HeapConfig {
+                name: name.clone(),
+                device: Some(Path::new("/dev/dma_heap").join(name)),
+            })
+            .collect();
+        let sources: Vec<String> = pools
+            .iter()
+            .map(|pool| &pool.name)
+            .chain(heaps.iter().map(|heap| &heap.name))
+            .cloned()
+            .collect();
+        if let Some(name) = sources
+            .iter()
+            .enumerate()
+            .find(|(i, name)| sources.iter().take(*i).any(|n| n == *name))
+        {
+            return Err(wrong(format!(
+                "the heap or pool {:?} is there twice",
+                name.1
+            )));
+        }
+        let buffers = self
+            .buffer
+            .iter()
+            .map(|text| buffer(text, &sources))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut grants: Vec<Grant> = pools
+            .iter()
+            .map(|pool| Grant {
+                target: Target::Pool(pool.name.clone()),
+                access: Access::ReadOnly,
+                enforcement: Enforcement::Derived,
+                fail_stop: false,
+            })
+            .collect();
+        for text in &self.grant {
+            grants.push(grant(text)?);
+        }
+        let peer = |name: &str| Name::new(name).map_err(|_| wrong("internal name"));
+        let clients = match &self.broker {
+            None => Vec::new(),
+            Some(_) => vec![config::ClientConfig {
+                name: peer("host")?,
+                uid: Some(rustix::process::getuid().as_raw()),
+                gid: None,
+                grants: pools
+                    .iter()
+                    .map(|pool| Target::Pool(pool.name.clone()))
+                    .chain(Pattern::new("*").ok().map(Target::Buffers))
+                    .map(|target| Grant {
+                        target,
+                        access: Access::ReadWrite,
+                        enforcement: Enforcement::Derived,
+                        fail_stop: false,
+                    })
+                    .collect(),
+                publish: Pattern::new("*").into_iter().collect(),
+                allocate: sources,
+                max_handles: config::DEFAULT_MAX,
+                max_bytes: u64::MAX,
+            }],
+        };
+        let vm = VmConfig {
+            name: peer("vm")?,
+            socket,
+            window_size,
+            static_pools: pools.iter().map(|pool| pool.name.clone()).collect(),
+            grants,
+            max_handles: config::DEFAULT_MAX,
+            max_mappings: config::DEFAULT_MAX,
+        };
+        Ok(Config {
+            heaps,
+            pools,
+            buffers,
+            vms: vec![vm],
+            clients,
+            broker: self.broker.clone(),
+        })
+    }
+}
+
+fn wrong(message: impl Into<String>) -> ConfigError {
+    ConfigError {
+        file: "command line".to_owned(),
+        line: 1,
+        message: message.into(),
+    }
+}
+
+/// `NAME=KIND:SLOTSxSIZE[:LINK]`
+fn pool(text: &str) -> Result<PoolOptions, ConfigError> {
+    let parsed = || {
+        let (name, rest) = text.split_once('=')?;
+        let mut parts = rest.splitn(3, ':');
+        let kind = match parts.next()? {
+            "udmabuf" => HeapKind::Udmabuf,
+            "memfd" => HeapKind::Memfd,
+            _ => return None,
+        };
+        let (slots, size) = parts.next()?.split_once('x')?;
+        let slot_size =
+            config::parse_size(size).filter(|s| *s > 0 && s.is_multiple_of(PAGE_SIZE))?;
+        let slots = slots
+            .parse()
+            .ok()
+            .filter(|slots| (1..=1024).contains(slots))?;
+        let link = parts.next().map(PathBuf::from);
+        let name = Name::new(name).ok()?.as_str().to_owned();
+        let uuid = config::random_uuid();
+        let options = PoolOptions {
+            name,
+            kind,
+            slots,
+            slot_size,
+            huge_pages: false,
+            uuid,
+            link,
+        };
+        options.size().is_some().then_some(options)
+    };
+    parsed().ok_or_else(|| {
+        wrong(format!("--pool: expected NAME=udmabuf|memfd:SLOTSxSIZE[:LINK], like cam=udmabuf:4x2M, found {text:?}"))
+    })
+}
+
+/// `NAME=HEAP:SIZE`
+fn buffer(text: &str, sources: &[String]) -> Result<config::BufferConfig, ConfigError> {
+    let parsed = || {
+        let (name, rest) = text.split_once('=')?;
+        let (heap, size) = rest.rsplit_once(':')?;
+        let size = config::parse_size(size).filter(|size| *size > 0)?;
+        let heap = sources.iter().find(|source| *source == heap)?.clone();
+        Some(config::BufferConfig {
+            name: Name::new(name).ok()?,
+            heap,
+            size,
+        })
+    };
+    parsed().ok_or_else(|| {
+        wrong(format!("--buffer: expected NAME=HEAP:SIZE with a heap or pool of this command line, found {text:?}"))
+    })
+}
+
+/// `PATTERN:ro` or `PATTERN:rw`
+fn grant(text: &str) -> Result<Grant, ConfigError> {
+    let parsed = || {
+        let (pattern, access) = text.rsplit_once(':')?;
+        let access = match access {
+            "ro" => Access::ReadOnly,
+            "rw" => Access::ReadWrite,
+            _ => return None,
+        };
+        let target = Target::Buffers(Pattern::new(pattern).ok()?);
+        Some(Grant {
+            target,
+            access,
+            enforcement: Enforcement::Derived,
+            fail_stop: false,
+        })
+    };
+    parsed().ok_or_else(|| {
+        wrong(format!(
+            "--grant: expected NAME:ro, NAME:rw or START*:ro, found {text:?}"
+        ))
+    })
+}

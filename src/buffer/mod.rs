@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Buffers and aliases: what is shared, and with which right.
+//!
+//! A [`Buffer`] is one piece of host memory, kept alive by whoever has an [`Alias`] of it. An alias is derived from a
+//! buffer or from an alias, never with more access. Knows no virtio and no sockets; used by `session`.
+
+mod deriver;
+mod registry;
+#[cfg(test)]
+mod tests;
+
+pub use deriver::Deriver;
+pub use registry::{Change, Published, Registry, Subscription};
+
+use crate::error::status_of;
+use crate::heap::{Pool, Slot};
+use crate::session::Charge;
+use crate::sys;
+use dmabuf_protocol::{Access, BufferId, Enforcement, Flags, HeapKind, Status};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The memory of a buffer.
+#[derive(Debug)]
+pub enum Memory {
+    /// A dma-buf of its own: from a dma-heap, or imported.
+    DmaBuf {
+        /// The dma-buf.
+        fd: OwnedFd,
+        /// How read-only aliases of it are made.
+        deriver: Arc<Deriver>,
+    },
+    /// A slot of a pool.
+    Slot(Slot),
+    /// A memfd that a host process imported, and the same opened read-only.
+    Memfd {
+        /// As imported.
+        fd: OwnedFd,
+        /// `O_RDONLY`.
+        read_only: OwnedFd,
+    },
+}
+
+/// One piece of host memory the daemon holds.
+#[derive(Debug)]
+pub struct Buffer {
+    id: BufferId,
+    parts: Parts,
+    /// Whose quota it counts against.
+    _charge: Option<Charge>,
+}
+
+/// What a heap gives for an allocation.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where it comes from.
+    pub kind: HeapKind,
+    /// Bytes, a multiple of 4096.
+    pub size: u64,
+    /// The memory itself.
+    pub memory: Memory,
+}
+
+impl Buffer {
+    /// Gives memory a new number.
+    #[must_use]
+    pub fn new(parts: Parts, charge: Option<Charge>) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = BufferId(NEXT.fetch_add(1, Ordering::Relaxed));
+        Arc::new(Self {
+            id,
+            parts,
+            _charge: charge,
+        })
+    }
+
+    /// Its number, never used again.
+    #[must_use]
+    pub const fn id(&self) -> BufferId {
+        self.id
+    }
+
+    /// Bytes, a multiple of 4096.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.parts.size
+    }
+
+    /// Where it came from.
+    #[must_use]
+    pub const fn kind(&self) -> HeapKind {
+        self.parts.kind
+    }
+
+    /// The pool it is a slot of.
+    #[must_use]
+    pub fn pool(&self) -> Option<&Arc<Pool>> {
+        self.slot().map(Slot::pool)
+    }
+
+    /// The slot it is.
+    #[must_use]
+    pub const fn slot(&self) -> Option<&Slot> {
+        match &self.parts.memory {
+            Memory::Slot(slot) => Some(slot),
+            Memory::DmaBuf { .. } | Memory::Memfd { .. } => None,
+        }
+    }
+
+    /// Device and inode of what a VMM gets to map for this buffer.
+    #[must_use]
+    pub fn inodes(&self) -> Vec<(u64, u64)> {
+        match &self.parts.memory {
+            Memory::DmaBuf { fd, .. } | Memory::Memfd { fd, .. } => {
+                sys::inode(fd.as_fd()).into_iter().collect()
+            }
+            Memory::Slot(slot) => slot.pool().inodes(),
+        }
+    }
+
+    /// The strongest enforcement that a read-only alias of this buffer can have.
+    ///
+    /// `Vmm` is what is left where the kernel enforces nothing: good for a front-end that passed the sealed probe,
+    /// and for nobody else.
+    #[must_use]
+    pub fn best_enforcement(&self) -> Enforcement {
+        match &self.parts.memory {
+            Memory::DmaBuf { fd, deriver } => deriver.best(fd.as_fd()),
+            Memory::Slot(slot) if slot.pool().is_sealed() => Enforcement::Sealed,
+            Memory::Memfd { fd, .. } if is_sealed(fd) => Enforcement::Sealed,
+            Memory::Slot(_) | Memory::Memfd { .. } => Enforcement::Vmm,
+        }
+    }
+
+    /// Whether a writable mapping of it can be made: of sealed memory, by a dma-buf only.
+    ///
+    /// A VMM must not be asked for one that fails: crosvm ends then.
+    #[must_use]
+    pub fn can_be_written(&self) -> bool {
+        match &self.parts.memory {
+            Memory::DmaBuf { .. } => true,
+            Memory::Slot(slot) => slot.can_be_written(),
+            Memory::Memfd { fd, .. } => {
+                sys::memfd_seals(fd.as_fd()).is_ok_and(|seals| !seals.intersects(sys::NO_WRITING))
+            }
+        }
+    }
+
+    /// The alias of a whole buffer with `access`, for a peer whose grant demands at least `least`.
+    ///
+    /// # Errors
+    /// EACCES if no route to read-only reaches `least`, or if it is sealed memory that can't be mapped writable;
+    /// ENOMEM or EIO if deriving fails.
+    pub fn alias(self: &Arc<Self>, access: Access, least: Enforcement) -> Result<Alias, Status> {
+        if access == Access::ReadWrite && !self.can_be_written() {
+            return Err(Status::EACCES);
+        }
+        let (enforcement, derived) = match access {
+            Access::ReadWrite => (Enforcement::None, None),
+            Access::ReadOnly => (self.best_enforcement(), self.derive_fd()?),
+        };
+        if access == Access::ReadOnly && enforcement < least {
+            return Err(Status::EACCES);
+        }
+        Ok(Alias {
+            buffer: Arc::clone(self),
+            access,
+            enforcement,
+            derived,
+        })
+    }
+
+    /// The alias of whoever has allocated or imported the buffer: read-write, also of memory that it has sealed.
+    #[must_use]
+    pub fn own_alias(self: &Arc<Self>) -> Alias {
+        Alias {
+            buffer: Arc::clone(self),
+            access: Access::ReadWrite,
+            enforcement: Enforcement::None,
+            derived: None,
+        }
+    }
+
+    fn derive_fd(&self) -> Result<Option<Arc<OwnedFd>>, Status> {
+        let Memory::DmaBuf { fd, deriver } = &self.parts.memory else {
+            return Ok(None);
+        };
+        Ok(deriver.derive(fd.as_fd()).map_err(status_of)?.map(Arc::new))
+    }
+}
+
+/// Whether an fd of such an alias can be given to a host process: not one that it could write with all the same.
+#[must_use]
+pub fn client_may_have(access: Access, enforcement: Enforcement) -> bool {
+    access == Access::ReadWrite || enforcement >= Enforcement::Derived
+}
+
+fn is_sealed(memfd: &OwnedFd) -> bool {
+    sys::memfd_seals(memfd.as_fd()).is_ok_and(|seals| seals.contains(sys::SEALED))
+}
+
+/// A buffer as granted to one peer.
+#[derive(Clone, Debug)]
+pub struct Alias {
+    buffer: Arc<Buffer>,
+    access: Access,
+    enforcement: Enforcement,
+    /// The fd of a read-only alias of a dma-buf of its own.
+    derived: Option<Arc<OwnedFd>>,
+}
+
+/// The fd by which an alias can be mapped, and where in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// A dma-buf or a memfd.
+    pub fd: BorrowedFd<'a>,
+    /// Where the alias starts in it, in bytes.
+    pub offset: u64,
+}
+
+impl Alias {
+    /// What it is an alias of.
+    #[must_use]
+    pub const fn buffer(&self) -> &Arc<Buffer> {
+        &self.buffer
+    }
+
+    /// What may be done with it.
+    #[must_use]
+    pub const fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Who makes it read-only; `None` for a read-write one.
+    #[must_use]
+    pub const fn enforcement(&self) -> Enforcement {
+        self.enforcement
+    }
+
+    /// A second alias with the same or less access (DESIGN: the derive contract).
+    ///
+    /// # Errors
+    /// EINVAL for flags that aren't `O_RDONLY` or `O_RDWR` with or without `O_CLOEXEC`; EACCES for more access than
+    /// this alias has, and for an enforcement that can't be met.
+    pub fn derive(&self, flags: Flags, least: Enforcement) -> Result<Self, Status> {
+        let access = flags.access_from(self.access)?;
+        let least = least.max(self.enforcement);
+        self.buffer.alias(access, least)
+    }
+
+    /// The fd to give to a VMM, for a mapping with the access of this alias.
+    ///
+    /// With `Vmm` enforcement this is a writable fd: only for a front-end that passed the sealed probe.
+    #[must_use]
+    pub fn source(&self) -> Source<'_> {
+        let read_only = self.access == Access::ReadOnly;
+        let fd = match (&self.buffer.parts.memory, &self.derived) {
+            (Memory::Slot(slot), _) => return slot.source(read_only),
+            (Memory::DmaBuf { .. }, Some(derived)) => derived.as_fd(),
+            (Memory::DmaBuf { fd, .. }, None) => fd.as_fd(),
+            (Memory::Memfd { read_only: fd, .. }, _) if read_only => fd.as_fd(),
+            (Memory::Memfd { fd, .. }, _) => fd.as_fd(),
+        };
+        Source { fd, offset: 0 }
+    }
+
+    /// The fd to give to a VMM that maps everything writable: it may ask for a writable mapping, gets a read-only one,
+    /// and a guest's write stops the VM.
+    ///
+    /// # Errors
+    /// EACCES for anything but an alias that the host module has derived.
+    pub fn fail_stop_fd(&self) -> Result<OwnedFd, Status> {
+        match &self.buffer.parts.memory {
+            Memory::DmaBuf { fd, deriver } if self.enforcement == Enforcement::Derived => {
+                deriver.derive_fail_stop(fd.as_fd()).map_err(status_of)
+            }
+            _ => Err(Status::EACCES),
+        }
+    }
+
+    /// The fd to give to a host process: never one that allows more than the alias.
+    ///
+    /// # Errors
+    /// EACCES for a read-only alias that the kernel doesn't enforce.
+    pub fn client_source(&self) -> Result<Source<'_>, Status> {
+        if client_may_have(self.access, self.enforcement) {
+            Ok(self.source())
+        } else {
+            Err(Status::EACCES)
+        }
+    }
+}

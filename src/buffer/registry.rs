@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The published buffers by name and number, and who wants to hear of changes.
+//!
+//! One registry per daemon. Its lock is held for a look-up or a change of the maps, never across a system call that
+//! can block.
+
+use super::Buffer;
+use crate::heap::Pool;
+use crate::sys::EventFd;
+use dmabuf_protocol::wire::{self, EVENT_BUFFER_ADDED, EVENT_BUFFER_WITHDRAWN};
+use dmabuf_protocol::{BufferId, Name, Status};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// Most events that wait for one peer; later ones are lost, and the gap in the sequence tells.
+const MAX_EVENTS: usize = 256;
+
+/// A buffer that peers with a grant can open.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Its name.
+    pub name: Name,
+    /// The memory.
+    pub buffer: Arc<Buffer>,
+    /// Picture layout, if known.
+    pub format: Option<wire::Format>,
+    /// The connection that published it and takes it along when it goes; `None` if it stays.
+    pub owner: Option<u64>,
+}
+
+/// A change in the list of published buffers.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// `EVENT_BUFFER_ADDED` or `EVENT_BUFFER_WITHDRAWN`.
+    pub kind: u32,
+    /// The buffer's number.
+    pub id: BufferId,
+    /// The buffer's name.
+    pub name: Name,
+    /// The pool it is a slot of.
+    pub pool: Option<String>,
+}
+
+/// One peer's view of changes: a bounded queue and an event to poll.
+#[derive(Debug)]
+pub struct Subscription {
+    wake: EventFd,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Each with the number of changes that were lost just before it.
+    changes: VecDeque<(Change, u64)>,
+    /// Lost after all of them.
+    lost: u64,
+}
+
+impl Subscription {
+    /// The event that is set while changes wait.
+    #[must_use]
+    pub const fn wake(&self) -> &EventFd {
+        &self.wake
+    }
+
+    /// The next change, and how many were lost just before it.
+    pub fn next(&self) -> Option<(Change, u64)> {
+        lock(&self.waiting).changes.pop_front()
+    }
+
+    /// Forgets what waits, and what was lost.
+    pub fn clear(&self) {
+        *lock(&self.waiting) = Waiting::default();
+    }
+
+    fn push(&self, change: &Change) {
+        let mut waiting = lock(&self.waiting);
+        if waiting.changes.len() < MAX_EVENTS {
+            let lost = std::mem::take(&mut waiting.lost);
+            waiting.changes.push_back((change.clone(), lost));
+        } else {
+            waiting.lost += 1;
+        }
+        self.wake.set();
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Registry(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_id: BTreeMap<BufferId, Published>,
+    by_name: HashMap<Name, BufferId>,
+    subscribers: Vec<Weak<Subscription>>,
+}
+
+impl Registry {
+    /// Makes a buffer visible.
+    ///
+    /// # Errors
+    /// EEXIST if the name is taken, EINVAL if the buffer has a name already.
+    pub fn publish(&self, published: Published) -> Result<(), Status> {
+        let mut inner = lock(&self.0);
+        if inner.by_name.contains_key(&published.name) {
+            return Err(Status::EEXIST);
+        }
+        let id = published.buffer.id();
+        if inner.by_id.contains_key(&id) {
+            return Err(Status::EINVAL);
+        }
+        inner.by_name.insert(published.name, id);
+        if is_visible(&published) {
+            inner.announce(&change(EVENT_BUFFER_ADDED, &published));
+        }
+        inner.by_id.insert(id, published);
+        Ok(())
+    }
+
+    /// Tells that all published slots of `pool` can be seen now: it was just sealed.
+    pub fn announce_sealed(&self, pool: &Arc<Pool>) {
+        let inner = lock(&self.0);
+        let of_pool = |published: &&Published| {
+            published
+                .buffer
+                .pool()
+                .is_some_and(|p| Arc::ptr_eq(p, pool))
+        };
+        let changes = inner
+            .by_id
+            .values()
+            .filter(of_pool)
+            .map(|slot| change(EVENT_BUFFER_ADDED, slot));
+        changes.for_each(|change| inner.announce(&change));
+    }
+
+    /// Takes a buffer off the list; aliases of it live on.
+    ///
+    /// # Errors
+    /// ENOENT if there is none of that name.
+    pub fn withdraw(&self, name: &Name) -> Result<(), Status> {
+        let mut inner = lock(&self.0);
+        let id = inner.by_name.get(name).copied().ok_or(Status::ENOENT)?;
+        inner.remove(id);
+        Ok(())
+    }
+
+    /// Takes everything off the list that `owner` published and that isn't to stay.
+    pub fn withdraw_all(&self, owner: u64) {
+        let mut inner = lock(&self.0);
+        let ids: Vec<BufferId> = inner
+            .by_id
+            .values()
+            .filter(|published| published.owner == Some(owner))
+            .map(|published| published.buffer.id())
+            .collect();
+        ids.into_iter().for_each(|id| inner.remove(id));
+    }
+
+    /// The buffer of that name.
+    #[must_use]
+    pub fn find(&self, name: &Name) -> Option<Published> {
+        let inner = lock(&self.0);
+        let published = inner.by_id.get(inner.by_name.get(name)?)?;
+        is_visible(published).then(|| published.clone())
+    }
+
+    /// The buffer of that number.
+    #[must_use]
+    pub fn published(&self, id: BufferId) -> Option<Published> {
+        lock(&self.0).by_id.get(&id).cloned()
+    }
+
+    /// Up to `max` buffers with a number above `cursor` for which `wanted` holds, and whether there are more.
+    pub fn page(
+        &self,
+        cursor: u64,
+        max: usize,
+        wanted: impl Fn(&Published) -> bool,
+    ) -> (Vec<Published>, bool) {
+        let inner = lock(&self.0);
+        let Some(from) = cursor.checked_add(1) else {
+            return (Vec::new(), false);
+        };
+        let mut rest = inner
+            .by_id
+            .range(BufferId(from)..)
+            .map(|(_, published)| published)
+            .filter(|published| is_visible(published) && wanted(published));
+        let page = rest.by_ref().take(max).cloned().collect();
+        (page, rest.next().is_some())
+    }
+
+    /// A view of the changes from now on; it ends when the last reference to it is dropped.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE.
+    pub fn subscribe(&self) -> rustix::io::Result<Arc<Subscription>> {
+        let subscription = Arc::new(Subscription {
+            wake: EventFd::new()?,
+            waiting: Mutex::default(),
+        });
+        let mut inner = lock(&self.0);
+        inner.subscribers.retain(|other| other.strong_count() > 0);
+        inner.subscribers.push(Arc::downgrade(&subscription));
+        Ok(subscription)
+    }
+}
+
+impl Inner {
+    fn remove(&mut self, id: BufferId) {
+        if let Some(published) = self.by_id.remove(&id) {
+            self.by_name.remove(&published.name);
+            if is_visible(&published) {
+                self.announce(&change(EVENT_BUFFER_WITHDRAWN, &published));
+            }
+        }
+    }
+
+    fn announce(&self, change: &Change) {
+        self.subscribers
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|subscription| subscription.push(change));
+    }
+}
+
+fn change(kind: u32, published: &Published) -> Change {
+    let pool = published.buffer.pool().map(|pool| pool.name().to_owned());
+    Change {
+        kind,
+        id: published.buffer.id(),
+        name: published.name,
+        pool,
+    }
+}
+
+/// Slots of a pool can be seen from its sealing on.
+fn is_visible(published: &Published) -> bool {
+    published.buffer.pool().is_none_or(|pool| pool.is_sealed())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! vhost-device-dmabuf: host processes and virtual machines share the same dma-buf memory.
+//!
+//! A request's way: virtqueue ([`vhost`]) or socket ([`broker`]) → bytes → `dmabuf_protocol` (all validation) →
+//! [`session`] → [`buffer`], [`heap`] → reply bytes. Transports know nothing about buffers, buffers nothing about
+//! transports.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`args`], [`config`] | what the user wants, checked |
+//! | [`buffer`] | buffers, aliases, derive, the list of what is published |
+//! | [`heap`] | dma-heaps, pools, imports |
+//! | [`session`] | one peer: handles, grants, mappings, requests → replies |
+//! | [`vhost`] | virtqueues, windows, the front-end |
+//! | [`broker`] | the Unix socket of host processes |
+//! | [`sys`] | ioctls, mappings, fds: the only module with unsafe code |
+
+pub mod args;
+pub mod broker;
+pub mod buffer;
+pub mod complaints;
+pub mod config;
+pub mod error;
+pub mod heap;
+pub mod session;
+mod sockets;
+pub mod sys;
+pub mod vhost;
+
+pub use config::Config;
+pub use error::Error;
+
+use ::vhost::vhost_user::Listener;
+use buffer::{Buffer, Deriver, Published};
+use heap::{DmaHeap, Heap, MemfdHeap, Pool, PoolHeap};
+use session::{Host, Limits, Policy, Usage};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use sockets::Sockets;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps it from starting.
+pub fn run(config: &Config) -> Result<(), Error> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut sockets = Sockets::open(config)?;
+    // Each buffer is an fd, each slot of a udmabuf pool too.
+    sys::raise_fd_limit();
+    sys::survive_truncation()?;
+    let mut pools = HashMap::new();
+    let mut host = Host {
+        deriver: Arc::new(Deriver::open()),
+        ..Host::default()
+    };
+    for heap in &config.heaps {
+        host.heaps
+            .insert(heap.name.clone(), open_heap(heap, &host.deriver)?);
+    }
+    for options in &config.pools {
+        let pool = Pool::create(options.clone())?;
+        pools.insert(options.name.clone(), Arc::clone(&pool));
+        host.heaps
+            .insert(options.name.clone(), Box::new(PoolHeap(pool)));
+    }
+    let host = Arc::new(host);
+    for buffer in &config.buffers {
+        predeclare(&host, buffer).map_err(|status| Error::Buffer {
+            name: buffer.name.as_str().to_owned(),
+            heap: buffer.heap.clone(),
+            status,
+        })?;
+    }
+    for (vm, listener) in config.vms.iter().zip(sockets.vms.drain(..)) {
+        serve_vm(vm, &pools, &host, listener)?;
+    }
+    if let Some(listener) = sockets.broker.take() {
+        let policies = config.clients.iter().map(broker::Client::new).collect();
+        broker::start(listener, policies, &host)?;
+    }
+    log::info!("ready");
+    sys::notify_ready();
+    let signal = signals.forever().next();
+    log::info!(
+        "ending on {}",
+        signal.map_or("request", |s| if s == SIGINT {
+            "SIGINT"
+        } else {
+            "SIGTERM"
+        })
+    );
+    // Threads that serve peers hold pools, so these are not dropped; their links are taken away here.
+    pools.values().for_each(|pool| pool.remove_link());
+    Ok(())
+}
+
+fn open_heap(heap: &config::HeapConfig, deriver: &Arc<Deriver>) -> Result<Box<dyn Heap>, Error> {
+    let Some(path) = &heap.device else {
+        return Ok(Box::new(MemfdHeap));
+    };
+    match DmaHeap::open(path, Arc::clone(deriver)) {
+        Ok(opened) => Ok(Box::new(opened)),
+        Err(source) => {
+            let what = format!("open {}", path.display());
+            Err(Error::Heap {
+                name: heap.name.clone(),
+                what,
+                source,
+            })
+        }
+    }
+}
+
+fn predeclare(host: &Host, config: &config::BufferConfig) -> Result<(), dmabuf_protocol::Status> {
+    let heap: &dyn Heap = host
+        .heaps
+        .get(&config.heap)
+        .ok_or(dmabuf_protocol::Status::ENOENT)?
+        .as_ref();
+    let buffer = Buffer::new(heap.allocate(config.size)?, None);
+    host.publish(Published {
+        name: config.name,
+        buffer,
+        format: None,
+        owner: None,
+    })
+}
+
+fn serve_vm(
+    vm: &config::VmConfig,
+    pools: &HashMap<String, Arc<Pool>>,
+    host: &Arc<Host>,
+    listener: Listener,
+) -> Result<(), Error> {
+    let policy = Policy {
+        name: vm.name,
+        grants: vm.grants.clone(),
+        publish: Vec::new(),
+        allocate: Vec::new(),
+        limits: Limits {
+            handles: vm.max_handles,
+            mappings: vm.max_mappings,
+            bytes: 0,
+        },
+        usage: Arc::new(Usage::default()),
+    };
+    let device = vhost::Vm {
+        policy: Arc::new(policy),
+        window_size: vm.window_size,
+        pools: vm
+            .static_pools
+            .iter()
+            .filter_map(|name| pools.get(name).cloned())
+            .collect(),
+    };
+    let (host, name) = (Arc::clone(host), vm.name);
+    std::thread::Builder::new()
+        .name(format!("vm {name}"))
+        .spawn(move || device.serve(&host, listener))?;
+    Ok(())
+}

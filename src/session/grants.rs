@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Who may do what: grants, limits, and what is used of them. Default deny.
+
+use crate::buffer::Published;
+use dmabuf_protocol::{Access, Enforcement, Name, Status};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A buffer name, or the start of names followed by `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    stem: String,
+    open: bool,
+}
+
+impl Pattern {
+    /// Checks and takes over `text`.
+    ///
+    /// # Errors
+    /// EINVAL for text that isn't a name, apart from one `*` at its end.
+    pub fn new(text: &str) -> Result<Self, Status> {
+        let (stem, open) = text
+            .strip_suffix('*')
+            .map_or((text, false), |stem| (stem, true));
+        if !(open && stem.is_empty()) {
+            Name::new(stem)?;
+        }
+        Ok(Self {
+            stem: stem.to_owned(),
+            open,
+        })
+    }
+
+    /// Whether it covers `name`.
+    #[must_use]
+    pub fn matches(&self, name: &Name) -> bool {
+        if self.open {
+            name.as_str().starts_with(&self.stem)
+        } else {
+            name.as_str() == self.stem
+        }
+    }
+}
+
+/// What a grant is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Every slot of a pool. There is no grant for a part of one: whoever maps a pool sees all of it.
+    Pool(String),
+    /// Buffers by name, other than slots of pools.
+    Buffers(Pattern),
+}
+
+/// One right of one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// To what.
+    pub target: Target,
+    /// The most access.
+    pub access: Access,
+    /// The least enforcement for a read-only alias.
+    pub enforcement: Enforcement,
+    /// On a VMM that maps everything writable, share derived aliases all the same: a guest's write stops that VM.
+    pub fail_stop: bool,
+}
+
+/// What the grants of a peer say of one buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The least enforcement for a read-only alias.
+    pub least: Enforcement,
+    /// See [`Grant::fail_stop`].
+    pub fail_stop: bool,
+}
+
+impl Grant {
+    fn covers(&self, name: &Name, pool: Option<&str>) -> bool {
+        match (&self.target, pool) {
+            (Target::Pool(granted), Some(pool)) => granted == pool,
+            (Target::Buffers(pattern), None) => pattern.matches(name),
+            _ => false,
+        }
+    }
+}
+
+/// The most of everything that a peer can have at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Handles; and buffers that it has allocated or imported.
+    pub handles: u32,
+    /// Mappings.
+    pub mappings: u32,
+    /// Bytes that it has allocated.
+    pub bytes: u64,
+}
+
+/// What the configuration says of one peer, and what it uses of it.
+#[derive(Debug)]
+pub struct Policy {
+    /// Its name.
+    pub name: Name,
+    /// What it may open.
+    pub grants: Vec<Grant>,
+    /// Which names it may publish.
+    pub publish: Vec<Pattern>,
+    /// Heaps and pools it may allocate from.
+    pub allocate: Vec<String>,
+    /// The most it can have.
+    pub limits: Limits,
+    /// What it has.
+    pub usage: Arc<Usage>,
+}
+
+impl Policy {
+    /// Whether events about this buffer are for this peer.
+    #[must_use]
+    pub fn sees(&self, name: &Name, pool: Option<&str>) -> bool {
+        self.grants.iter().any(|grant| grant.covers(name, pool))
+    }
+
+    /// Whether some grant could be about a buffer of this name that isn't there.
+    #[must_use]
+    pub fn may_exist(&self, name: &Name) -> bool {
+        self.grants.iter().any(|grant| grant.covers(name, None))
+    }
+
+    /// The terms on which this peer can open `published` for `wanted` access.
+    ///
+    /// # Errors
+    /// EACCES if no grant allows it.
+    pub fn permits(&self, published: &Published, wanted: Access) -> Result<Terms, Status> {
+        let covering = self.covering(published);
+        let mut allowing = covering.clone().filter(|grant| wanted <= grant.access);
+        let first = allowing.next().ok_or(Status::EACCES)?;
+        // Whoever may write needs no protection from itself.
+        let writes = covering
+            .clone()
+            .any(|grant| grant.access == Access::ReadWrite);
+        let least = allowing.fold(first.enforcement, |least, grant| {
+            least.min(grant.enforcement)
+        });
+        Ok(Terms {
+            least: if writes { Enforcement::None } else { least },
+            fail_stop: covering.clone().any(|grant| grant.fail_stop),
+        })
+    }
+
+    /// The most access that this peer may have to `published`, and the enforcement it would have; `None` if it can't
+    /// open it at all.
+    #[must_use]
+    pub fn best(&self, published: &Published) -> Option<(Access, Enforcement)> {
+        let read_write = self.permits(published, Access::ReadWrite).is_ok();
+        if read_write && published.buffer.can_be_written() {
+            return Some((Access::ReadWrite, Enforcement::None));
+        }
+        let terms = self.permits(published, Access::ReadOnly).ok()?;
+        let enforcement = published.buffer.best_enforcement();
+        (enforcement >= terms.least).then_some((Access::ReadOnly, enforcement))
+    }
+
+    fn covering<'a>(&'a self, published: &'a Published) -> impl Iterator<Item = &'a Grant> + Clone {
+        let pool = published.buffer.pool().map(|pool| pool.name());
+        self.grants
+            .iter()
+            .filter(move |grant| grant.covers(&published.name, pool))
+    }
+}
+
+/// Buffers and bytes that a peer has allocated or imported, over all its connections.
+#[derive(Debug, Default)]
+pub struct Usage {
+    buffers: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// One buffer's part of the [`Usage`]; given back on drop.
+#[derive(Debug)]
+pub struct Charge {
+    usage: Arc<Usage>,
+    bytes: u64,
+}
+
+impl Charge {
+    /// Books one buffer of `bytes` bytes.
+    ///
+    /// # Errors
+    /// EDQUOT if that is more than `limits` allow.
+    pub fn new(usage: &Arc<Usage>, limits: &Limits, bytes: u64) -> Result<Self, Status> {
+        let charge = Self {
+            usage: Arc::clone(usage),
+            bytes,
+        };
+        let buffers = usage.buffers.fetch_add(1, Ordering::Relaxed) + 1;
+        let total = usage
+            .bytes
+            .fetch_add(bytes, Ordering::Relaxed)
+            .saturating_add(bytes);
+        // On refusal, dropping the charge takes both back.
+        if buffers > limits.handles.into() || total > limits.bytes {
+            Err(Status::EDQUOT)
+        } else {
+            Ok(charge)
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.usage.buffers.fetch_sub(1, Ordering::Relaxed);
+        self.usage.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One peer's session: its handles and mappings, what it may do, and the way from a request to a reply.
+//!
+//! A session takes request bytes and gives reply bytes; it knows no virtqueue and no socket. What can't be answered
+//! at once (a mapping in the dynamic window) goes to the [`Window`] as a job, and is answered when its result comes
+//! back or its deadline passes. Driven by `vhost` and `broker`.
+
+mod events;
+mod grants;
+mod mapping;
+mod open;
+mod producer;
+mod range;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use grants::{Charge, Grant, Limits, Pattern, Policy, Target, Usage};
+pub use mapping::{JobResult, MapError, Window, WindowJob};
+pub use producer::Host;
+
+use crate::buffer::{Alias, Subscription};
+use crate::heap::Pool;
+use dmabuf_protocol::request::Envelope;
+use dmabuf_protocol::wire::{self, ReplyHeader};
+use dmabuf_protocol::{Access, Request, Status, VERSION};
+use mapping::Mapping;
+use range::Ranges;
+use rustix::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use table::Table;
+use zerocopy::{FromZeros, IntoBytes};
+
+/// How long a front-end may take to answer a mapping request.
+pub const MAP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Most requests of a session that wait for its window.
+pub const MAX_INFLIGHT: u32 = 64;
+
+/// What a transport gets back for a request.
+#[derive(Debug)]
+pub struct Done {
+    /// What the transport called the request.
+    pub token: u64,
+    /// The whole reply, header included.
+    pub reply: Vec<u8>,
+    /// The alias whose fd goes along, on transports that carry fds.
+    pub alias: Option<Alias>,
+}
+
+/// A reply's body, and the alias that goes along.
+type Answer = Result<Body, Status>;
+
+struct Body {
+    bytes: Vec<u8>,
+    alias: Option<Alias>,
+}
+
+impl Body {
+    const EMPTY: Self = Self {
+        bytes: Vec::new(),
+        alias: None,
+    };
+
+    fn of(value: &(impl IntoBytes + zerocopy::Immutable)) -> Self {
+        Self {
+            bytes: value.as_bytes().to_vec(),
+            alias: None,
+        }
+    }
+}
+
+/// How requests come in, and thus which of them make sense.
+pub enum Transport {
+    /// Virtqueues: aliases appear in windows.
+    Window {
+        /// The dynamic window, if the VM has one.
+        dynamic: Option<Box<dyn Window>>,
+        /// The pools that the VM has as static windows.
+        pools: Vec<Arc<Pool>>,
+    },
+    /// A socket: aliases are fds.
+    Fds,
+}
+
+/// A handle's content.
+#[derive(Debug)]
+struct Held {
+    alias: Alias,
+    /// It came from ALLOC or IMPORT of this session.
+    owned: bool,
+    /// It may be mapped by a VMM that maps everything writable, because a guest's write stops that VM.
+    fail_stop: bool,
+    mappings: u32,
+}
+
+impl Held {
+    const fn new(alias: Alias, owned: bool, fail_stop: bool) -> Self {
+        Self {
+            alias,
+            owned,
+            fail_stop,
+            mappings: 0,
+        }
+    }
+}
+
+/// See the module.
+pub struct Session {
+    host: Arc<Host>,
+    policy: Arc<Policy>,
+    transport: Transport,
+    number: u64,
+    handles: Table<Held>,
+    mappings: Table<Mapping>,
+    ranges: Ranges,
+    probe: u32,
+    subscription: Arc<Subscription>,
+    sequence: u64,
+    complaints: crate::complaints::Complaints,
+}
+
+impl Session {
+    /// A session with nothing in it.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE.
+    pub fn new(
+        host: Arc<Host>,
+        policy: Arc<Policy>,
+        transport: Transport,
+    ) -> rustix::io::Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let window = match &transport {
+            Transport::Window {
+                dynamic: Some(window),
+                ..
+            } => window.size(),
+            _ => 0,
+        };
+        Ok(Self {
+            subscription: host.registry.subscribe()?,
+            handles: Table::new(policy.limits.handles),
+            mappings: Table::new(policy.limits.mappings),
+            ranges: Ranges::new(window),
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            probe: 0,
+            sequence: 0,
+            complaints: crate::complaints::Complaints::default(),
+            host,
+            policy,
+            transport,
+        })
+    }
+
+    /// Takes one request, with the fds that came along. `capacity` is what the reply may have in bytes, at least a
+    /// reply header.
+    ///
+    /// Returns the reply, or `None` if it will come from [`Self::finish`] or [`Self::expire`].
+    pub fn handle(
+        &mut self,
+        token: u64,
+        bytes: &[u8],
+        capacity: usize,
+        fds: Vec<OwnedFd>,
+    ) -> Option<Done> {
+        let envelope = Envelope::of(bytes);
+        let request = match Request::parse(bytes) {
+            Ok(request) if capacity < request.op().min_reply() => Err(Status::EMSGSIZE),
+            other => other,
+        };
+        let answer = match request {
+            Ok(Request::Map {
+                handle,
+                offset,
+                length,
+                access,
+            }) => self
+                .map(Asker { token, envelope }, handle, offset, length, access)
+                .transpose()?,
+            Ok(Request::Unmap(mapping)) => {
+                self.unmap(Asker { token, envelope }, mapping).transpose()?
+            }
+            Ok(request) => self.answer(request, capacity, fds),
+            Err(status) => Err(status),
+        };
+        Some(done(token, envelope, answer))
+    }
+
+    fn answer(&mut self, request: Request, capacity: usize, mut fds: Vec<OwnedFd>) -> Answer {
+        let carries_fds = matches!(self.transport, Transport::Fds);
+        let fd = match (&request, fds.len()) {
+            (Request::Import { .. }, _) if !carries_fds => return Err(Status::EOPNOTSUPP),
+            (Request::Import { .. }, 1) => fds.pop(),
+            (Request::Import { .. }, _) | (_, 1..) => return Err(Status::EINVAL),
+            (_, 0) => None,
+        };
+        match request {
+            Request::GetInfo => Ok(Body::of(&self.info())),
+            Request::List { cursor, max } => Ok(self.list(cursor, max, capacity)),
+            Request::Open {
+                name,
+                flags,
+                enforcement,
+            } => self.open(&name, flags, enforcement),
+            Request::Close(handle) => self.close(handle),
+            Request::Derive {
+                handle,
+                flags,
+                enforcement,
+            } => self.derive(handle, flags, enforcement),
+            Request::Map { .. } | Request::Unmap(_) => Err(Status::EOPNOTSUPP),
+            Request::Alloc { .. }
+            | Request::Import { .. }
+            | Request::Publish { .. }
+            | Request::Withdraw(_)
+                if !carries_fds =>
+            {
+                Err(Status::EOPNOTSUPP)
+            }
+            Request::Alloc { heap, size } => self.alloc(&heap, size),
+            Request::Import { name, keep, format } => self.import(name, keep, format, fd),
+            Request::Publish {
+                handle,
+                name,
+                keep,
+                format,
+            } => self.publish(handle, name, keep, format),
+            Request::Withdraw(name) => self.withdraw(&name),
+        }
+    }
+
+    fn info(&self) -> wire::InfoReply {
+        let (window_size, windows) = match &self.transport {
+            Transport::Window { dynamic, pools } => {
+                let size = dynamic.as_ref().map_or(0, |window| window.size());
+                let dynamic = if size == 0 {
+                    0
+                } else {
+                    wire::WINDOW_BIT_DYNAMIC
+                };
+                let fixed = if pools.is_empty() {
+                    0
+                } else {
+                    wire::WINDOW_BIT_STATIC
+                };
+                (size, dynamic | fixed)
+            }
+            Transport::Fds => (0, 0),
+        };
+        wire::InfoReply {
+            version: VERSION.into(),
+            windows: windows.into(),
+            window_size: window_size.into(),
+            max_handles: self.policy.limits.handles.into(),
+            max_mappings: self.policy.limits.mappings.into(),
+            max_inflight: MAX_INFLIGHT.into(),
+            handles: self.handles.len().into(),
+            mappings: self.mappings.len().into(),
+            probe: self.probe.into(),
+            name: self.policy.name.to_wire(),
+            ..FromZeros::new_zeroed()
+        }
+    }
+
+    /// Ends everything the peer had, as after a reset of the device: handles and mappings are stale from now on.
+    ///
+    /// The front-end has dropped the mappings of the window itself. What it was just being asked to map is undone when
+    /// its answer comes.
+    pub fn reset(&mut self) {
+        self.handles.clear();
+        self.abandon_mappings();
+        self.subscription.clear();
+        self.sequence = 0;
+    }
+
+    /// Ends the session: everything the peer had is released, and its window is given up.
+    pub fn end(&mut self) {
+        self.transport = Transport::Fds;
+        self.handles.clear();
+        self.mappings.clear();
+        self.host.registry.withdraw_all(self.number);
+    }
+
+    /// Handles and mappings held now.
+    #[must_use]
+    pub const fn counts(&self) -> (u32, u32) {
+        (self.handles.len(), self.mappings.len())
+    }
+
+    /// What the configuration says of the peer.
+    #[must_use]
+    pub const fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn done(token: u64, envelope: Envelope, answer: Answer) -> Done {
+    let (status, body) = match answer {
+        Ok(body) => (Status::OK, body),
+        Err(status) => (status, Body::EMPTY),
+    };
+    let mut reply = Vec::with_capacity(size_of::<ReplyHeader>() + body.bytes.len());
+    reply.extend_from_slice(envelope.reply(status).as_bytes());
+    reply.extend_from_slice(&body.bytes);
+    Done {
+        token,
+        reply,
+        alias: body.alias,
+    }
+}
+
+/// Who is to get a reply that comes later.
+#[derive(Clone, Copy, Debug)]
+struct Asker {
+    token: u64,
+    envelope: Envelope,
+}
+
+fn access_of(flags: dmabuf_protocol::Flags) -> Result<Access, Status> {
+    flags.access_from(Access::ReadWrite)
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! ALLOC, IMPORT, PUBLISH, WITHDRAW: what a producer does. And the [`Host`], what all sessions share.
+
+use super::{Answer, Body, Charge, Held, Session};
+use crate::buffer::{Buffer, Deriver, Published, Registry};
+use crate::error::status_of;
+use crate::heap::{self, Heap};
+use dmabuf_protocol::wire::Format;
+use dmabuf_protocol::{Handle, Name, PAGE_SIZE, Status};
+use rustix::fd::OwnedFd;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What all sessions of a daemon share.
+#[derive(Debug, Default)]
+pub struct Host {
+    /// How read-only aliases of dma-bufs are made.
+    pub deriver: Arc<Deriver>,
+    /// The published buffers.
+    pub registry: Registry,
+    /// Heaps and pools by name.
+    pub heaps: HashMap<String, Box<dyn Heap>>,
+}
+
+impl Host {
+    /// Names a buffer, and seals its pool if it was the last slot.
+    ///
+    /// # Errors
+    /// EEXIST if the name is taken, EINVAL if the buffer has one.
+    pub fn publish(&self, published: Published) -> Result<(), Status> {
+        let (buffer, name) = (Arc::clone(&published.buffer), published.name);
+        self.registry.publish(published)?;
+        let Some(slot) = buffer.slot() else {
+            return Ok(());
+        };
+        match slot.pool().publish(slot) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                self.registry.announce_sealed(slot.pool());
+                Ok(())
+            }
+            Err(errno) => {
+                let _ = self.registry.withdraw(&name);
+                Err(status_of(errno))
+            }
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn alloc(&mut self, heap: &Name, size: u64) -> Answer {
+        if !self
+            .policy
+            .allocate
+            .iter()
+            .any(|allowed| allowed == heap.as_str())
+        {
+            return Err(Status::EACCES);
+        }
+        let heap = self.host.heaps.get(heap.as_str()).ok_or(Status::ENOENT)?;
+        let size = size
+            .checked_next_multiple_of(PAGE_SIZE)
+            .ok_or(Status::EINVAL)?;
+        // Before a slot is taken, which of a memfd pool can't be given back.
+        self.handles.has_room()?;
+        let charge = Charge::new(&self.policy.usage, &self.policy.limits, size)?;
+        let buffer = Buffer::new(heap.allocate(size)?, Some(charge));
+        let alias = buffer.own_alias();
+        self.hold(Held::new(alias, true, false), None, None)
+    }
+
+    pub(super) fn import(
+        &mut self,
+        name: Name,
+        keep: bool,
+        format: Option<Format>,
+        fd: Option<OwnedFd>,
+    ) -> Answer {
+        self.may_publish(&name)?;
+        let parts = heap::import(fd.ok_or(Status::EINVAL)?, &self.host.deriver)?;
+        let charge = Charge::new(&self.policy.usage, &self.policy.limits, 0)?;
+        let buffer = Buffer::new(parts, Some(charge));
+        let alias = buffer.own_alias();
+        let answer = self.hold(Held::new(alias, true, false), Some(name), format)?;
+        let owner = (!keep).then_some(self.number);
+        if let Err(status) = self.host.publish(Published {
+            name,
+            buffer,
+            format,
+            owner,
+        }) {
+            self.give_up(&answer);
+            return Err(status);
+        }
+        Ok(answer)
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        handle: Handle,
+        name: Name,
+        keep: bool,
+        format: Option<Format>,
+    ) -> Answer {
+        let held = self.handles.get(handle.0)?;
+        if !held.owned {
+            return Err(Status::EACCES);
+        }
+        self.may_publish(&name)?;
+        let buffer = Arc::clone(held.alias.buffer());
+        let owner = (!keep).then_some(self.number);
+        self.host.publish(Published {
+            name,
+            buffer,
+            format,
+            owner,
+        })?;
+        Ok(Body::EMPTY)
+    }
+
+    pub(super) fn withdraw(&self, name: &Name) -> Answer {
+        self.may_publish(name)?;
+        self.host.registry.withdraw(name)?;
+        Ok(Body::EMPTY)
+    }
+
+    fn may_publish(&self, name: &Name) -> Result<(), Status> {
+        let allowed = self
+            .policy
+            .publish
+            .iter()
+            .any(|pattern| pattern.matches(name));
+        if allowed { Ok(()) } else { Err(Status::EACCES) }
+    }
+
+    /// Takes a handle back whose number the peer will never see.
+    fn give_up(&mut self, answer: &Body) {
+        let number = answer
+            .bytes
+            .first_chunk()
+            .map(|raw| u64::from_le_bytes(*raw));
+        let _ = number.map(|number| self.handles.remove(number));
+    }
+}

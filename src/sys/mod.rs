@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The kernel's side of things: ioctls, mappings, sockets with fds. The only module with unsafe code.
+//!
+//! Everything here is a typed function over `OwnedFd` and `BorrowedFd`; nothing keeps state, nothing knows what a
+//! buffer is. Called by `heap`, `buffer`, `broker` and `vhost`.
+#![allow(unsafe_code)]
+
+mod derive;
+mod dma_buf;
+mod eventfd;
+mod inherit;
+mod limits;
+mod mapping;
+mod memfd;
+mod notify;
+mod seqpacket;
+#[cfg(test)]
+mod tests;
+mod truncation;
+
+pub use derive::{kernel_derive, module_derive};
+pub use dma_buf::{
+    dma_buf_size, dma_heap_alloc, is_dma_buf, is_kernel_object, open_users, sync_cpu_write,
+    udmabuf_create,
+};
+pub use eventfd::EventFd;
+pub use inherit::{inherited_listener, read_now, set_nonblocking};
+pub use limits::raise_fd_limit;
+pub use mapping::Mapping;
+pub use memfd::{
+    NO_WRITING, SEALED, add_seals, inode, memfd_create, memfd_seals, reopen_read_only,
+    seal_for_good, seal_size,
+};
+pub use notify::notify_ready;
+pub use seqpacket::{MAX_MESSAGE, Received, accept, listen, receive, send};
+pub use truncation::{met_truncation, survive_truncation};

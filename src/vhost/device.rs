@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The device of one connection: three virtqueues around a session.
+//!
+//! Used by the worker thread only (under a lock that nobody else holds for long). Never waits for anything.
+
+use super::chain::{Broken, Chain, ReplySpace};
+use super::vring::Vring;
+use super::window::MapperShared;
+use crate::complaints::Complaints;
+use crate::session::{Done, Session};
+use crate::sys;
+use dmabuf_protocol::request::Envelope;
+use dmabuf_protocol::wire::{Event, ReplyHeader};
+use dmabuf_protocol::{NUM_QUEUES, QUEUE_CONTROL, QUEUE_EVENT, QUEUE_FENCE, Status};
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use vhost_user_backend::{VringState, VringT};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
+use zerocopy::IntoBytes;
+
+/// Guest memory that the front-end can change at any time.
+pub type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+
+/// See the module.
+pub struct Device {
+    session: Session,
+    /// Guest memory without windows; every access to a queue goes through it.
+    memory: Memory,
+    shared: Arc<MapperShared>,
+    timer: OwnedFd,
+    /// Chains whose requests are not answered yet, by token.
+    waiting: HashMap<u64, (u16, ReplySpace)>,
+    next_token: u64,
+    /// Replies that came while the device was stopped.
+    stopped: Vec<Done>,
+    /// An event for which there was no space.
+    event: Option<Event>,
+    broken: [bool; NUM_QUEUES],
+    complaints: Complaints,
+}
+
+impl Device {
+    /// A device with nothing in its queues.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE.
+    pub fn new(session: Session, shared: Arc<MapperShared>) -> std::io::Result<Self> {
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
+        Ok(Self {
+            session,
+            memory: GuestMemoryAtomic::new(GuestMemoryMmap::new()),
+            shared,
+            timer,
+            waiting: HashMap::new(),
+            next_token: 0,
+            stopped: Vec::new(),
+            event: None,
+            broken: [false; NUM_QUEUES],
+            complaints: Complaints::default(),
+        })
+    }
+
+    /// The memory in which it looks for queues and requests.
+    pub const fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The timer that runs out at the first deadline.
+    pub fn timer(&self) -> RawFd {
+        self.timer.as_raw_fd()
+    }
+
+    /// The event that is set while events may wait.
+    pub fn event_wake(&self) -> RawFd {
+        self.session.wake().as_raw_fd()
+    }
+
+    /// A queue has new chains.
+    pub fn kicked(&mut self, queue: u16, vrings: &[Vring]) {
+        let Some(vring) = vrings.get(usize::from(queue)) else {
+            return;
+        };
+        // A kick can still be on its way when the front-end has stopped the queue.
+        if !is_live(&vring.get_ref()) {
+            return;
+        }
+        if queue == QUEUE_CONTROL && !self.shared.running().now() {
+            self.start(vring);
+        }
+        match queue {
+            QUEUE_EVENT => self.send_events(vrings),
+            _ => self.take_requests(queue, vring),
+        }
+        self.set_timer();
+    }
+
+    /// The control queue runs: for the first time since a reset, or again after a pause.
+    ///
+    /// A reset is told by a queue that starts from 0; a VM that is paused and goes on has its position kept.
+    fn start(&mut self, control: &Vring) {
+        self.broken = [false; NUM_QUEUES];
+        if control.get_ref().get_queue().next_avail() == 0 {
+            self.shared.running().reset();
+            self.session.reset();
+            self.waiting.clear();
+            self.stopped.clear();
+            self.event = None;
+        }
+        self.shared.running().set(true);
+        for done in std::mem::take(&mut self.stopped) {
+            self.reply(control, done);
+        }
+    }
+
+    fn take_requests(&mut self, queue: u16, vring: &Vring) {
+        loop {
+            let quiet = vring
+                .get_mut()
+                .get_queue_mut()
+                .disable_notification(&*self.memory.memory());
+            if let Err(error) = quiet {
+                return self.stop(queue, &error.into());
+            }
+            while let Some(chain) = self.next_chain(queue, vring) {
+                match queue {
+                    QUEUE_CONTROL => self.take_request(vring, chain),
+                    _ => self.refuse(queue, vring, &chain),
+                }
+            }
+            if !self.has_more(queue, vring) {
+                return;
+            }
+        }
+    }
+
+    fn take_request(&mut self, vring: &Vring, chain: Chain) {
+        let capacity = chain.reply.capacity();
+        if capacity < size_of::<ReplyHeader>() {
+            self.complaints.warn(format_args!(
+                "peer {}: a request without space for a reply header is not carried out",
+                self.session.policy().name
+            ));
+            return self.give_back(QUEUE_CONTROL, vring, chain.head, 0);
+        }
+        let token = self.next_token;
+        self.next_token += 1;
+        self.waiting.insert(token, (chain.head, chain.reply));
+        if let Some(done) = self
+            .session
+            .handle(token, &chain.request, capacity, Vec::new())
+        {
+            self.reply(vring, done);
+        }
+    }
+
+    /// The fence queue knows no request yet.
+    fn refuse(&mut self, queue: u16, vring: &Vring, chain: &Chain) {
+        let header = Envelope::of(&chain.request).reply(Status::EOPNOTSUPP);
+        let space = chain.reply.capacity() >= size_of::<ReplyHeader>();
+        let reply: &[u8] = if space { header.as_bytes() } else { &[] };
+        match chain.reply.write(&self.memory.memory(), reply) {
+            Ok(()) => self.give_back(queue, vring, chain.head, reply.len()),
+            Err(broken) => self.stop(queue, &broken),
+        }
+    }
+
+    /// Results of mapping jobs.
+    pub fn window_results(&mut self, vrings: &[Vring]) {
+        for result in self.shared.take_results() {
+            if let Some(done) = self.session.finish(result) {
+                self.reply_later(vrings, done);
+            }
+        }
+        self.set_timer();
+    }
+
+    /// The timer has run out.
+    pub fn deadline(&mut self, vrings: &[Vring]) {
+        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+        for done in self.session.expire(Instant::now()) {
+            self.reply_later(vrings, done);
+        }
+        self.set_timer();
+    }
+
+    fn reply_later(&mut self, vrings: &[Vring], done: Done) {
+        match vrings.get(usize::from(QUEUE_CONTROL)) {
+            Some(vring) if self.shared.running().now() => self.reply(vring, done),
+            _ => self.stopped.push(done),
+        }
+    }
+
+    fn reply(&mut self, vring: &Vring, done: Done) {
+        let Some((head, space)) = self.waiting.remove(&done.token) else {
+            return;
+        };
+        if self.is_broken(QUEUE_CONTROL) {
+            return;
+        }
+        match space.write(&self.memory.memory(), &done.reply) {
+            Ok(()) => self.give_back(QUEUE_CONTROL, vring, head, done.reply.len()),
+            Err(broken) => self.stop(QUEUE_CONTROL, &broken),
+        }
+    }
+
+    /// Events may wait, or there is new space for them.
+    pub fn send_events(&mut self, vrings: &[Vring]) {
+        let Some(vring) = vrings.get(usize::from(QUEUE_EVENT)) else {
+            return;
+        };
+        self.session.wake().clear();
+        loop {
+            if self.event.is_none() {
+                self.event = self.session.next_event();
+            }
+            let Some(event) = self.event else { return };
+            let Some(chain) = self.next_chain(QUEUE_EVENT, vring) else {
+                if self.has_more(QUEUE_EVENT, vring) {
+                    continue;
+                }
+                return;
+            };
+            if chain.reply.capacity() < size_of::<Event>() {
+                self.give_back(QUEUE_EVENT, vring, chain.head, 0);
+                continue;
+            }
+            self.event = None;
+            match chain.reply.write(&self.memory.memory(), event.as_bytes()) {
+                Ok(()) => self.give_back(QUEUE_EVENT, vring, chain.head, size_of::<Event>()),
+                Err(broken) => return self.stop(QUEUE_EVENT, &broken),
+            }
+        }
+    }
+
+    /// The next chain of a queue, once.
+    fn next_chain(&mut self, queue: u16, vring: &Vring) -> Option<Chain> {
+        if self.is_broken(queue) {
+            return None;
+        }
+        let memory = self.memory.memory();
+        let mut state = vring.get_mut();
+        if !is_live(&state) {
+            return None;
+        }
+        let mut read = next_of(state.get_queue_mut(), &memory).transpose();
+        drop(state);
+        if sys::met_truncation() {
+            read = Some(Err(Broken::Truncated));
+        }
+        read?.inspect_err(|broken| self.stop(queue, broken)).ok()
+    }
+
+    /// The front-end has truncated the guest's memory: no queue is read any more.
+    pub fn memory_truncated(&mut self) {
+        for queue in [QUEUE_CONTROL, QUEUE_EVENT, QUEUE_FENCE] {
+            self.stop(queue, &Broken::Truncated);
+        }
+    }
+
+    /// Asks to be kicked from now on. Whether there is something already.
+    fn has_more(&mut self, queue: u16, vring: &Vring) -> bool {
+        if self.is_broken(queue) || !is_live(&vring.get_ref()) {
+            return false;
+        }
+        let more = vring
+            .get_mut()
+            .get_queue_mut()
+            .enable_notification(&*self.memory.memory());
+        more.unwrap_or_else(|error| {
+            self.stop(queue, &error.into());
+            false
+        })
+    }
+
+    fn give_back(&mut self, queue: u16, vring: &Vring, head: u16, len: usize) {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        let memory = self.memory.memory();
+        let mut state = vring.get_mut();
+        let queue_state = state.get_queue_mut();
+        let used = queue_state.add_used(&*memory, head, len);
+        let notify = used.and_then(|()| queue_state.needs_notification(&*memory));
+        drop(state);
+        match notify {
+            Ok(false) => {}
+            Ok(true) => signal(vring),
+            Err(error) => self.stop(queue, &error.into()),
+        }
+    }
+
+    fn is_broken(&self, queue: u16) -> bool {
+        self.broken.get(usize::from(queue)).copied().unwrap_or(true)
+    }
+
+    /// Reads a queue no more, until the device is started again.
+    fn stop(&mut self, queue: u16, broken: &Broken) {
+        if let Some(flag) = self.broken.get_mut(usize::from(queue))
+            && !std::mem::replace(flag, true)
+        {
+            let peer = self.session.policy().name;
+            self.complaints.warn(format_args!(
+                "peer {peer}: queue {queue} is stopped: {broken}"
+            ));
+        }
+    }
+
+    fn set_timer(&self) {
+        let rest = self
+            .session
+            .next_deadline()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        // Zero would disarm it.
+        let rest = rest.map(|rest| rest.max(std::time::Duration::from_micros(1)));
+        let value = rest.map_or(
+            Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            |rest| Timespec {
+                tv_sec: i64::try_from(rest.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: rest.subsec_nanos().into(),
+            },
+        );
+        let once = Itimerspec {
+            it_interval: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            it_value: value,
+        };
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
+    }
+
+    /// Handles and mappings held now.
+    pub const fn counts(&self) -> (u32, u32) {
+        self.session.counts()
+    }
+
+    /// Gives everything back: the connection has ended.
+    pub fn end(&mut self) {
+        self.waiting.clear();
+        self.session.end();
+    }
+}
+
+/// Whether a queue may be read.
+fn is_live(state: &VringState) -> bool {
+    state.get_queue().ready() && state.is_enabled()
+}
+
+/// Takes the next chain of a ring, if there is one.
+fn next_of(
+    queue: &mut Queue,
+    memory: &GuestMemoryLoadGuard<GuestMemoryMmap>,
+) -> Result<Option<Chain>, Broken> {
+    if queue.avail_idx(&**memory, Ordering::Acquire)?.0 == queue.next_avail() {
+        return Ok(None);
+    }
+    let next = queue.iter(memory.clone())?.next();
+    // The iterator also ends when it can't read the ring, and would do so again and again.
+    let chain = next.ok_or(Broken::Ring(virtio_queue::Error::InvalidAvailRingIndex))?;
+    Chain::read(memory, chain.head_index(), chain).map(Some)
+}
+
+/// Interrupts the guest.
+///
+/// The eventfd is the front-end's: it may be blocking and full, so it is made non-blocking first. A front-end that
+/// undoes that in between stops its own worker thread and nothing else.
+fn signal(vring: &Vring) {
+    if let Some(call) = vring.get_ref().get_call() {
+        sys::set_nonblocking(call);
+    }
+    let _ = vring.signal_used_queue();
+}

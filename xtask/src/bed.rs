@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A test bed from the outside: prepares the run directory, starts the agent where it belongs, relays, cleans up.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::control::{Frame, Outcome, Source};
+use crate::initramfs;
+use crate::lock::CacheLock;
+use crate::modules;
+use crate::packages;
+use crate::paths;
+use crate::plan::{BedKind, GuestTask};
+use crate::process::{privileged, tail};
+use crate::project;
+use crate::run_directory::{RunDirectory, fill};
+use crate::tree;
+
+/// From the start until the agent runs, which in the nested bed is the boot of the host VM.
+const AGENT_LIMIT: Duration = Duration::from_secs(90);
+/// How often the bed is started until its agent runs.
+const ATTEMPTS: u32 = 3;
+/// From then until daemon and guest are up.
+const UP_LIMIT: Duration = Duration::from_secs(300);
+/// For powering off in order, after the commands' time limit.
+const DOWN_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a bed is asked to do.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Which bed.
+    pub bed: BedKind,
+    /// Files for the host side.
+    pub host_files: Option<PathBuf>,
+    /// Files for the guest.
+    pub guest_files: Option<PathBuf>,
+    /// A command on the host side that starts before the guest and goes on beside it.
+    pub host_start: Option<String>,
+    /// The command on the host side.
+    pub host_run: Option<String>,
+    /// The command in the guest.
+    pub guest_run: Option<String>,
+    /// What the guest does, if it isn't `guest_run`.
+    pub guest: GuestTask,
+    /// The daemon's configuration instead of the bed's own.
+    pub config: Option<PathBuf>,
+    /// The same as text.
+    pub config_text: Option<String>,
+    /// Start the daemon.
+    pub daemon: bool,
+    /// The time limit of the commands.
+    pub timeout: Duration,
+    /// The time limit of the guest's boot. Two layers of emulation are slow on a busy machine.
+    pub boot_limit: Duration,
+}
+
+impl Request {
+    /// A bed with nothing to do.
+    pub fn new(bed: BedKind) -> Self {
+        Self {
+            bed,
+            host_files: None,
+            guest_files: None,
+            host_start: None,
+            host_run: None,
+            guest_run: None,
+            guest: GuestTask::Idle,
+            config: None,
+            config_text: None,
+            daemon: true,
+            timeout: Duration::from_secs(300),
+            boot_limit: Duration::from_secs(180),
+        }
+    }
+}
+
+/// What a run tells while it goes on.
+pub enum Happening {
+    /// Output of a command.
+    Output(Source, Vec<u8>),
+    /// Something the user should know.
+    Note(String),
+    /// Daemon and guest are up; the commands start now.
+    Up,
+}
+
+/// Everything the beds need, built once: the tree, images, the project's programs and modules.
+pub struct Ready {
+    /// Daemon and client programs.
+    pub programs: Vec<PathBuf>,
+    /// Kernel modules.
+    pub modules: Vec<PathBuf>,
+    /// The guest's test programs.
+    pub guest_programs: Vec<PathBuf>,
+    /// Test programs for the host side, as `cargo test` builds them; only where a scenario runs them.
+    pub host_tests: Vec<PathBuf>,
+}
+
+/// Where the project's programs come from.
+pub enum Programs {
+    /// There are none in the bed.
+    None,
+    /// They are built now.
+    Build,
+    /// They are all the executables of a directory.
+    From(PathBuf),
+}
+
+/// Builds what the beds need, as far as it isn't there.
+pub fn prepare(programs: &Programs) -> Result<Ready> {
+    let programs = match programs {
+        Programs::None => Vec::new(),
+        Programs::Build => project::build()?,
+        Programs::From(directory) => modules::executables(directory)?,
+    };
+    let _lock = CacheLock::take()?;
+    packages::install_missing()?;
+    tree::ensure()?;
+    initramfs::ensure()?;
+    let (modules, guest_programs) = modules::for_bed()?;
+    Ok(Ready {
+        programs,
+        modules,
+        guest_programs,
+        host_tests: Vec::new(),
+    })
+}
+
+/// Runs a bed. `input` is handed the way to the guest's shell; `happening` hears what happens.
+pub fn run(
+    ready: &Ready,
+    request: &Request,
+    input: impl FnOnce(Input),
+    mut happening: impl FnMut(Happening),
+) -> Result<(Outcome, RunDirectory)> {
+    let directory = RunDirectory::create()?;
+    fill(&directory.0, ready, request)?;
+    let (mut bed, frames) = start_answering(&directory.0, &mut happening)?;
+    input(Input(bed.0.stdin.take().context("no stdin")?));
+    let mut deadline = Instant::now() + UP_LIMIT;
+    loop {
+        match frames.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Frame::Output(source, bytes)) => happening(Happening::Output(source, bytes)),
+            Ok(Frame::Note(text)) => happening(Happening::Note(text)),
+            Ok(Frame::Up) => {
+                deadline = Instant::now() + request.timeout + DOWN_LIMIT;
+                happening(Happening::Up);
+            }
+            Ok(Frame::Outcome(json)) => {
+                bed.wait(DOWN_LIMIT);
+                let outcome = serde_json::from_slice(&json).context("the agent's outcome")?;
+                return Ok((outcome, directory));
+            }
+            Ok(Frame::Started | Frame::Input(_)) => {}
+            Err(error) => {
+                drop(bed);
+                let what = match error {
+                    RecvTimeoutError::Timeout => "the bed did not answer in time",
+                    RecvTimeoutError::Disconnected => "the bed ended unexpectedly",
+                };
+                let outcome = Outcome {
+                    failure: Some(format!("{what}.\n{}", last_words(&directory.0))),
+                    ..Outcome::default()
+                };
+                return Ok((outcome, directory));
+            }
+        }
+    }
+}
+
+/// Starts the bed, and waits until its agent runs. A host VM that says nothing is started again: once, on a machine with a
+/// load of 12, nothing came after the kernel's "tsc: Unable to calibrate against PIT". Why is not known.
+fn start_answering(
+    directory: &Path,
+    happening: &mut impl FnMut(Happening),
+) -> Result<(Bed, Receiver<Frame>)> {
+    let mut attempt = 1;
+    loop {
+        let mut bed = start(directory)?;
+        let (sender, frames) = mpsc::channel();
+        let mut from = bed.0.stdout.take().context("no stdout")?;
+        thread::spawn(move || {
+            while let Ok(Some(frame)) = Frame::read(&mut from) {
+                if sender.send(frame).is_err() {
+                    break;
+                }
+            }
+        });
+        let first = frames.recv_timeout(AGENT_LIMIT);
+        if first.is_ok() {
+            return Ok((bed, frames));
+        }
+        drop(bed);
+        let words = last_words(directory);
+        if first == Err(RecvTimeoutError::Disconnected) || attempt == ATTEMPTS {
+            bail!("the bed did not start (attempt {attempt}).\n{words}");
+        }
+        happening(Happening::Note(format!(
+            "the host VM was silent for {} s and is started again",
+            AGENT_LIMIT.as_secs()
+        )));
+        attempt += 1;
+    }
+}
+
+/// The way to the guest's shell.
+pub struct Input(ChildStdin);
+
+impl Input {
+    /// Sends input; nothing means its end.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        Frame::Input(bytes.to_vec()).write(&mut self.0)
+    }
+}
+
+/// The first process of the bed's namespaces; ends with this value.
+struct Bed(Child);
+
+impl Bed {
+    fn wait(&mut self, limit: Duration) {
+        let poll = rustix::process::pidfd_open(
+            rustix::process::Pid::from_child(&self.0),
+            rustix::process::PidfdFlags::empty(),
+        );
+        if let Ok(pidfd) = poll {
+            let mut poll = [rustix::event::PollFd::new(
+                &pidfd,
+                rustix::event::PollFlags::IN,
+            )];
+            let limit = rustix::time::Timespec::try_from(limit).ok();
+            let _ = rustix::event::poll(&mut poll, limit.as_ref());
+        }
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // Under sudo the process belongs to root.
+        if let Ok(None) = self.0.try_wait()
+            && privileged("kill")
+                .args(["-KILL", &self.0.id().to_string()])
+                .stderr(Stdio::null())
+                .status()
+                .is_ok()
+        {
+            let _ = self.0.wait();
+        }
+    }
+}
+
+fn start(directory: &Path) -> Result<Bed> {
+    let log = File::create(directory.join("log/bed.log"))?;
+    // setpriv: the kernel ends unshare with this thread's process; unshare ends the namespaces.
+    let child = privileged("setpriv")
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child=KILL",
+            "--mount-proc",
+        ])
+        .args(["--propagation", "private"])
+        .arg(directory.join("bin/xtask"))
+        .arg("enter")
+        .arg("--directory")
+        .arg(directory)
+        .arg("--tree")
+        .arg(paths::tree())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .context("can't start the bed (root, or sudo, is needed)")?;
+    Ok(Bed(child))
+}
+
+/// The ends of all logs of a bed that told nothing more.
+fn last_words(directory: &Path) -> String {
+    [
+        "bed.log",
+        "host-console.log",
+        "daemon.log",
+        "guest-console.log",
+    ]
+    .iter()
+    .map(|name| (name, tail(&directory.join("log").join(name), 15)))
+    .filter(|(_, text)| !text.is_empty())
+    .map(|(name, text)| format!("--- {name}:\n{text}\n"))
+    .collect()
+}

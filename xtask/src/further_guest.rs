@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `xtask guest`, for host commands in a bed: starts a further guest, runs a command in it, ends it.
+//!
+//! The bed's own guest goes on unless the host command ended it: a scenario can so try a second VM beside the first,
+//! or the next VM on the same socket.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::control::Source;
+use crate::cpio::Archive;
+use crate::guest_vm::{DIED_EARLY, GuestEvent, GuestOptions, GuestVm, STARTS};
+use crate::paths;
+use crate::plan::{GuestTask, Plan, VmConfig};
+use crate::shell::TIMED_OUT;
+
+/// For powering off.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs the command in a guest of its own, and returns its status. A guest that dies early is started again.
+pub fn command(
+    run: &str,
+    vm: Option<&str>,
+    timeout: Duration,
+    link: Option<PathBuf>,
+) -> Result<i32> {
+    for _ in 1..STARTS {
+        match once(run, vm, timeout, link.clone()) {
+            Err(error) if error.to_string().starts_with(DIED_EARLY) => {
+                eprintln!("bed: {error:#}\nbed: once more")
+            }
+            other => return other,
+        }
+    }
+    once(run, vm, timeout, link)
+}
+
+fn once(run: &str, vm: Option<&str>, timeout: Duration, link: Option<PathBuf>) -> Result<i32> {
+    let io = Path::new(paths::IO);
+    let plan = Plan::read(io).context("`xtask guest` works inside of a bed only")?;
+    let name = format!("guest-{}", std::process::id());
+    let base = Path::new(paths::RUN);
+    let mut own = Archive::default();
+    own.directory("etc")?;
+    own.directory("etc/bed")?;
+    own.file("etc/bed/run", 0o644, run.as_bytes())?;
+    let mut image = fs::read(io.join("guest.img")).context("can't read the guest's image")?;
+    image.extend_from_slice(&own.finish()?);
+    let initrd = base.join(format!("{name}.img"));
+    fs::write(&initrd, image)?;
+    let mut options = GuestOptions {
+        directory: base.join(&name),
+        console: base.join(format!("log/{name}-console.log")),
+        qemu_log: base.join(format!("log/{name}-qemu.log")),
+        socket: None,
+        pools: Vec::new(),
+        link: link.unwrap_or_else(|| base.join(format!("{name}.sock"))),
+        initrd: initrd.clone(),
+    };
+    if plan.daemon {
+        let text =
+            fs::read_to_string(io.join("config.toml")).context("can't read the configuration")?;
+        let vm = VmConfig::from_config(&text, vm)?;
+        options.socket = Some(vm.socket);
+        options.pools = vm.pools;
+    }
+    let (events, receiver) = mpsc::channel::<GuestEvent>();
+    let mut guest = GuestVm::start(&plan, &options, &events)?;
+    guest.wait_up(&receiver, |event| {
+        if let GuestEvent::Line(line) = &event
+            && let Some(note) = line.strip_prefix("note ")
+        {
+            eprintln!("guest: {note}");
+        }
+        Ok(Some(event))
+    })?;
+    fs::remove_file(&initrd)?;
+    guest.order(&GuestTask::Run)?;
+    let mut status = None;
+    let mut deadline = Instant::now() + timeout;
+    let mut streams = crate::agent::GUEST_STREAMS;
+    let mut ended = false;
+    while !ended || streams > 0 {
+        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(GuestEvent::Output(Source::GuestErr, bytes)) => io::stderr().write_all(&bytes)?,
+            Ok(GuestEvent::Output(_, bytes)) => {
+                io::stdout().write_all(&bytes)?;
+                io::stdout().flush()?;
+            }
+            Ok(GuestEvent::Line(line)) => {
+                if let Some(code) = line.strip_prefix("status ") {
+                    status = code.parse().ok();
+                    guest.end();
+                    deadline = Instant::now() + END_LIMIT;
+                }
+            }
+            Ok(GuestEvent::Drained) => streams -= 1,
+            Ok(GuestEvent::Ended(_)) => ended = true,
+            Err(_) => {
+                guest.kill();
+                if status.is_none() {
+                    return Ok(TIMED_OUT);
+                }
+                bail!("the guest did not power off.\n{}", guest.last_words());
+            }
+        }
+    }
+    for line in guest.kernel_complaints() {
+        eprintln!("the guest's kernel complained: {line}");
+    }
+    status.with_context(|| format!("QEMU ended before the command had.\n{}", guest.last_words()))
+}

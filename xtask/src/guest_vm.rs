@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The guest: QEMU, started through `qemu/run-vm.sh`, and the serial ports through which it is told what to do.
+//!
+//! Used by the agent for the bed's guest, and by `xtask guest`, with which a host command starts further ones.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::Signal;
+use rustix::time::Timespec;
+
+use crate::control::Source;
+use crate::paths;
+use crate::plan::{BedKind, GuestTask, Plan, PoolConfig};
+use crate::process::{Watched, tail};
+
+/// What is said of a guest whose kernel died before its init had run, and so before the guest driver was loaded. Seen
+/// under nested emulation; the cause isn't known.
+pub const DIED_EARLY: &str = "QEMU ended before the guest was up";
+/// How often such a guest is started.
+pub const STARTS: usize = 3;
+
+/// What the kernel writes when something is broken.
+const COMPLAINTS: &[&str] = &[
+    "BUG:",
+    "WARNING: ",
+    "Oops",
+    "general protection fault",
+    "blocked for more than",
+    "Kernel panic",
+];
+
+/// What happens in a guest.
+#[derive(Debug)]
+pub enum GuestEvent {
+    /// Output of its command or shell.
+    Output(Source, Vec<u8>),
+    /// A line on the status port.
+    Line(String),
+    /// A pump has reached the end of its stream.
+    Drained,
+    /// QEMU has ended.
+    Ended(ExitStatus),
+}
+
+/// How to start a guest.
+pub struct GuestOptions {
+    /// A directory of its own, made here: sockets and console log.
+    pub directory: PathBuf,
+    /// Where to write the console's log.
+    pub console: PathBuf,
+    /// QEMU's own messages.
+    pub qemu_log: PathBuf,
+    /// The daemon's socket for this VM.
+    pub socket: Option<String>,
+    /// Its static pools.
+    pub pools: Vec<PoolConfig>,
+    /// Put bed.link's socket here.
+    pub link: PathBuf,
+    /// Its initramfs.
+    pub initrd: PathBuf,
+}
+
+/// A running guest.
+pub struct GuestVm {
+    qemu: Watched,
+    status: UnixStream,
+    input: UnixStream,
+    hvc: UnixStream,
+    console: PathBuf,
+    qemu_log: PathBuf,
+    boot_limit: Duration,
+    ended: bool,
+}
+
+impl GuestVm {
+    /// Starts QEMU. Everything that happens then arrives at `events`.
+    pub fn start<E: From<GuestEvent> + Send + 'static>(
+        plan: &Plan,
+        options: &GuestOptions,
+        events: &Sender<E>,
+    ) -> Result<Self> {
+        let io = Path::new(paths::IO);
+        fs::create_dir_all(&options.directory)?;
+        let listen = |name: &str| -> Result<UnixListener> {
+            let path = options.directory.join(name);
+            let _ = fs::remove_file(&path);
+            UnixListener::bind(&path).with_context(|| format!("can't listen on {}", path.display()))
+        };
+        let ports = ["status", "in", "out", "err"];
+        let listeners = ports
+            .iter()
+            .map(|name| listen(name))
+            .collect::<Result<Vec<_>>>()?;
+        let hvc = listen("console")?;
+        let _ = fs::remove_file(&options.link);
+
+        let mut command = Command::new(io.join("qemu/run-vm.sh"));
+        let accel = if plan.bed == BedKind::Flat {
+            "tcg"
+        } else {
+            "kvm"
+        };
+        command.args(["--accel", accel, "--memory", "640M", "--cpus", "2"]);
+        if plan.tree.is_some() {
+            command.arg("--qemu").arg(io.join("bin/qemu-from-tree"));
+        }
+        if let Some(socket) = &options.socket {
+            command.arg("--socket").arg(socket);
+            for pool in &options.pools {
+                command.arg("--pool").arg(&pool.link);
+            }
+        }
+        let client = |id: &str| format!("socket,id={id},path={}/{id}", options.directory.display());
+        command
+            .args([
+                "--",
+                "-display",
+                "none",
+                "-monitor",
+                "none",
+                "-no-reboot",
+                "-nodefaults",
+                // Each access to a device is dear under two layers of emulation, and SeaBIOS makes many.
+                "-bios",
+                "qboot.rom",
+            ])
+            .arg("-kernel")
+            .arg(io.join("vmlinuz"))
+            .arg("-initrd")
+            .arg(&options.initrd)
+            .args([
+                "-append",
+                &format!("console=ttyS0 panic=-1 loglevel=5 BED={}", plan.bed.name()),
+            ])
+            .args(["-serial", &format!("file:{}", options.console.display())])
+            .args(["-device", "virtio-serial-pci,max_ports=8"])
+            .args([
+                "-chardev",
+                &client("console"),
+                "-device",
+                "virtconsole,chardev=console",
+            ])
+            .args([
+                "-chardev",
+                &format!(
+                    "socket,id=link,path={},server=on,wait=off",
+                    options.link.display()
+                ),
+            ])
+            .args(["-device", "virtserialport,chardev=link,name=bed.link"])
+            .arg("-virtfs")
+            .arg(format!(
+                "local,path={}/share,mount_tag=share,security_model=none",
+                paths::RUN
+            ));
+        for port in ports {
+            command.args(["-chardev", &client(port)]).args([
+                "-device",
+                &format!("virtserialport,chardev={port},name=bed.{port}"),
+            ]);
+        }
+        let log = File::create(&options.qemu_log)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let qemu = Watched::start(
+            &mut command,
+            events.clone(),
+            |status| GuestEvent::Ended(status).into(),
+            |_| Ok(()),
+        )?;
+
+        // QEMU connects to all of them before the first instruction runs.
+        let accept = |listener: &UnixListener| accept(listener, &qemu, &options.qemu_log);
+        let mut streams = listeners
+            .iter()
+            .map(accept)
+            .collect::<Result<Vec<_>>>()?
+            .into_iter();
+        let hvc = accept(&hvc)?;
+        let (Some(status), Some(input), Some(out), Some(err)) = (
+            streams.next(),
+            streams.next(),
+            streams.next(),
+            streams.next(),
+        ) else {
+            bail!("the guest's ports are not connected");
+        };
+        let console_output = hvc.try_clone()?;
+        pump(console_output, Source::GuestOut, events.clone());
+        pump(out, Source::GuestOut, events.clone());
+        pump(err, Source::GuestErr, events.clone());
+        let lines = BufReader::new(status.try_clone()?);
+        let to = events.clone();
+        thread::spawn(move || {
+            for line in lines.lines() {
+                let Ok(line) = line else { break };
+                if to.send(GuestEvent::Line(line).into()).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self {
+            qemu,
+            status,
+            input,
+            hvc,
+            console: options.console.clone(),
+            qemu_log: options.qemu_log.clone(),
+            boot_limit: Duration::from_secs(plan.boot_limit),
+            ended: false,
+        })
+    }
+
+    /// Waits until init has everything up. `other` gets the events that are not this guest's lines.
+    pub fn wait_up<E>(
+        &mut self,
+        events: &Receiver<E>,
+        mut take: impl FnMut(E) -> Result<Option<GuestEvent>>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + self.boot_limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(event) = events.recv_timeout(left) else {
+                bail!(
+                    "the guest was not up after {} s.\n{}",
+                    self.boot_limit.as_secs(),
+                    self.last_words()
+                );
+            };
+            match take(event)? {
+                Some(GuestEvent::Line(line)) if line == "up" => return Ok(()),
+                Some(GuestEvent::Ended(status)) => {
+                    self.ended = true;
+                    bail!("{DIED_EARLY} ({status}).\n{}", self.last_words());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells the guest what to do.
+    pub fn order(&mut self, task: &GuestTask) -> Result<()> {
+        let order = match task {
+            GuestTask::Idle => return Ok(()),
+            GuestTask::Run => "run\n".to_owned(),
+            GuestTask::Shell => "shell\n".to_owned(),
+            GuestTask::Console(stty) => format!("console {stty}\n"),
+        };
+        self.status
+            .write_all(order.as_bytes())
+            .context("the guest takes no orders")
+    }
+
+    /// Input for the guest's shell; empty at its end.
+    pub fn input(&mut self, task: &GuestTask, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let stream = if matches!(task, GuestTask::Console(_)) {
+                &mut self.hvc
+            } else {
+                &mut self.input
+            };
+            // A guest that is gone is noticed by its end, not here.
+            let _ = stream.write_all(bytes);
+        } else if *task == GuestTask::Shell {
+            // Only this direction: at a hang-up of both, QEMU drops what it has not read yet.
+            let _ = self.input.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// QEMU's process id.
+    pub fn pid(&self) -> i32 {
+        self.qemu.pid()
+    }
+
+    /// Tells the guest to power off.
+    pub fn end(&mut self) {
+        let _ = self.status.write_all(b"end\n");
+    }
+
+    /// Remembers that QEMU has ended.
+    pub fn mark_ended(&mut self) {
+        self.ended = true;
+    }
+
+    /// True when QEMU has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Ends QEMU at once.
+    pub fn kill(&self) {
+        self.qemu.signal(Signal::KILL);
+    }
+
+    /// Lines of the guest's console that tell of a kernel bug.
+    pub fn kernel_complaints(&self) -> Vec<String> {
+        let console = fs::read(&self.console).unwrap_or_default();
+        String::from_utf8_lossy(&console)
+            .lines()
+            .filter(|line| COMPLAINTS.iter().any(|words| line.contains(words)))
+            .map(|line| line.trim().to_owned())
+            .collect()
+    }
+
+    /// The ends of QEMU's log and the guest's console, for error messages.
+    pub fn last_words(&self) -> String {
+        last_words(&self.qemu_log, &self.console)
+    }
+}
+
+/// The ends of both logs.
+fn last_words(qemu_log: &Path, console: &Path) -> String {
+    format!(
+        "--- QEMU said:\n{}\n--- the guest's console:\n{}",
+        tail(qemu_log, 15),
+        tail(console, 25)
+    )
+}
+
+/// Accepts QEMU's connection, or says why QEMU didn't make one.
+fn accept(listener: &UnixListener, qemu: &Watched, qemu_log: &Path) -> Result<UnixStream> {
+    let limit = Timespec {
+        tv_sec: 20,
+        tv_nsec: 0,
+    };
+    let mut poll = [
+        PollFd::new(listener, PollFlags::IN),
+        PollFd::new(qemu, PollFlags::IN),
+    ];
+    rustix::event::poll(&mut poll, Some(&limit))?;
+    let [connection, _] = poll;
+    if !connection.revents().contains(PollFlags::IN) {
+        bail!("QEMU did not start. It said:\n{}", tail(qemu_log, 15));
+    }
+    Ok(listener.accept()?.0)
+}
+
+fn pump<E: From<GuestEvent> + Send + 'static>(
+    mut from: UnixStream,
+    source: Source,
+    events: Sender<E>,
+) {
+    thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let event = match from.read(&mut buffer) {
+                Ok(0) | Err(_) => GuestEvent::Drained,
+                Ok(size) => {
+                    GuestEvent::Output(source, buffer.get(..size).unwrap_or_default().to_vec())
+                }
+            };
+            let end = matches!(event, GuestEvent::Drained);
+            if events.send(event.into()).is_err() || end {
+                return;
+            }
+        }
+    });
+}

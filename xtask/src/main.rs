@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask`: the test bed, the demo, and all the checks of the project.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`tree`], [`initramfs`], [`modules`], [`project`] | build what a bed is made of, cached under `target/bed` |
+//! | [`bed`], [`run_directory`], [`shell`], [`printer`] | run a bed from the outside |
+//! | [`checks`], [`tally`], [`demo`], [`attack`], [`mutants`], [`mod@derive`], [`report`], [`frame_png`], [`scenario`], [`catalogue`] | what is tried in beds, and what came of it |
+//! | [`enter`] | the bed's namespaces, and the host VM |
+//! | [`agent`], [`daemon`], [`pools`], [`guest_vm`], [`further_guest`], [`host_command`], [`link`] | the host side: daemon, guest, commands |
+//! | [`control`], [`plan`] | what bed and agent say to each other |
+
+mod agent;
+mod args;
+mod attack;
+mod bed;
+mod catalogue;
+mod checks;
+mod control;
+mod cpio;
+mod daemon;
+mod demo;
+mod derive;
+mod enter;
+mod first_light;
+mod frame_png;
+mod further_guest;
+mod guest_vm;
+mod host_command;
+mod initramfs;
+mod link;
+mod lock;
+mod modules;
+mod mutants;
+mod packages;
+mod paths;
+mod plan;
+mod pools;
+mod printer;
+mod process;
+mod project;
+mod report;
+mod run_directory;
+mod scenario;
+mod shell;
+mod tally;
+mod tree;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match args::run(args::Arguments::parse()) {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(125)
+        }
+    }
+}

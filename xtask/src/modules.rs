@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Builds what is written in C, with the tree's compiler: the kernel modules under `kernel/`, against the tree's
+//! headers, and the guest's test programs under `tests/guest/`.
+//!
+//! The sources are copied to `target/bed/modules` and built there; the checkout stays clean.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths;
+use crate::process::privileged;
+use crate::tree;
+
+/// One directory, and what came of building it.
+pub struct Built {
+    /// The directory's name.
+    pub name: String,
+    /// The compiler's output, warnings and errors.
+    pub log: String,
+    /// The modules or programs that were made; `None` when the build failed.
+    pub products: Option<Vec<PathBuf>>,
+}
+
+/// Builds every module directory. A directory that fails is reported, the others are still built.
+pub fn build_all() -> Result<Vec<Built>> {
+    let names = module_directories(&paths::workspace().join("kernel"));
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    copy_sources("kernel")?;
+    names
+        .into_iter()
+        .map(|name| build_in(&format!("kernel/{name}")))
+        .collect()
+}
+
+/// Builds one copied module directory.
+fn build_in(name: &str) -> Result<Built> {
+    let headers = format!("/usr/src/linux-headers-{}", tree::kernel_release()?);
+    let (success, log) = make(&[
+        "-s",
+        "-C",
+        &headers,
+        &format!("M=/mnt/modules/{name}"),
+        "KCFLAGS=-Wall -Werror",
+        "modules",
+    ])?;
+    let products = if success {
+        Some(files(&paths::modules().join(name), |path, _| {
+            path.extension().is_some_and(|end| end == "ko")
+        })?)
+    } else {
+        None
+    };
+    Ok(Built {
+        name: name.to_owned(),
+        log,
+        products,
+    })
+}
+
+/// Builds the test programs of one more directory.
+pub fn build_program(name: &str) -> Result<Built> {
+    for source in ["kernel", "tests/guest", name] {
+        copy_sources(source)?;
+    }
+    let (success, log) = make(&["-s", "-C", &format!("/mnt/modules/{name}")])?;
+    let products = if success {
+        Some(executables(&paths::modules().join(name))?)
+    } else {
+        None
+    };
+    Ok(Built {
+        name: name.to_owned(),
+        log,
+        products,
+    })
+}
+
+/// Builds the kernel module of one more directory.
+pub fn build_module(name: &str) -> Result<Built> {
+    copy_sources(name)?;
+    build_in(name)
+}
+
+/// Builds `dmabuf_derive` without one protection each; the modules are named by what they lack.
+pub fn build_derive_mutants() -> Result<Built> {
+    let name = "tests/host";
+    copy_sources("kernel")?;
+    copy_sources(name)?;
+    let headers = format!("KDIR=/usr/src/linux-headers-{}", tree::kernel_release()?);
+    let directory = format!("/mnt/modules/{name}");
+    let (success, log) = make(&["-s", "-C", &directory, &headers, "mutants"])?;
+    let products = if success {
+        Some(files(
+            &paths::modules().join(name).join("mutants"),
+            |path, _| path.extension().is_some_and(|end| end == "ko"),
+        )?)
+    } else {
+        None
+    };
+    Ok(Built {
+        name: format!("{name}/mutants"),
+        log,
+        products,
+    })
+}
+
+/// Builds the guest's test programs; `None` when there are none yet.
+pub fn build_guest_programs() -> Result<Option<Built>> {
+    if !paths::workspace().join("tests/guest/Makefile").exists() {
+        return Ok(None);
+    }
+    // They include the driver's uapi header.
+    copy_sources("kernel")?;
+    copy_sources("tests/guest")?;
+    let (success, log) = make(&["-s", "-C", "/mnt/modules/tests/guest"])?;
+    let products = if success {
+        Some(executables(&paths::modules().join("tests/guest"))?)
+    } else {
+        None
+    };
+    Ok(Some(Built {
+        name: "tests/guest".to_owned(),
+        log,
+        products,
+    }))
+}
+
+/// Copies a source directory to where it is built. cp -u keeps what is up to date, so that make does too.
+fn copy_sources(name: &str) -> Result<()> {
+    let source = paths::workspace().join(name);
+    let copy = paths::modules().join(name);
+    fs::create_dir_all(&copy)?;
+    let status = privileged("cp")
+        .args(["-r", "-u", "--preserve=timestamps,mode", "-T"])
+        .arg(&source)
+        .arg(&copy)
+        .status()?;
+    if !status.success() {
+        bail!("can't copy {} to {}", source.display(), copy.display());
+    }
+    Ok(())
+}
+
+/// Runs make in the tree, with the copied sources at /mnt/modules.
+fn make(arguments: &[&str]) -> Result<(bool, String)> {
+    let script = r#"
+        exec 2>&1
+        tree=$1 copy=$2
+        shift 2
+        mount --bind "$copy" "$tree/mnt/modules"
+        mount -t proc proc "$tree/proc"
+        mount --rbind /dev "$tree/dev"
+        exec chroot "$tree" env LC_ALL=C PATH=/usr/bin:/bin:/usr/sbin:/sbin make "$@"
+    "#;
+    let output = privileged("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-euc",
+            script,
+            "sh",
+        ])
+        .arg(paths::tree())
+        .arg(paths::modules())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .context("can't run unshare")?;
+    let log = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    Ok((output.status.success(), log))
+}
+
+/// The programs in a directory: executable files whose names have no extension.
+pub fn executables(directory: &Path) -> Result<Vec<PathBuf>> {
+    files(directory, |path, mode| {
+        path.extension().is_none() && mode & 0o100 != 0
+    })
+}
+
+/// The files of a directory that are wanted, by path and mode.
+fn files(directory: &Path, wanted: impl Fn(&Path, u32) -> bool) -> Result<Vec<PathBuf>> {
+    let mut found: Vec<PathBuf> = fs::read_dir(directory)?
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let meta = entry.metadata().ok()?;
+            (meta.is_file() && wanted(&entry.path(), meta.permissions().mode()))
+                .then(|| entry.path())
+        })
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+fn module_directories(source: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(source) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(Result::ok)
+        .filter(|entry| {
+            ["Kbuild", "Makefile"]
+                .iter()
+                .any(|file| entry.path().join(file).exists())
+        })
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
+/// `cargo xtask modules`: builds everything, prints what the compiler said and where the results are.
+pub fn command() -> Result<i32> {
+    tree::ensure()?;
+    let mut status = 0;
+    let mut built = build_all()?;
+    built.extend(build_guest_programs()?);
+    if built.is_empty() {
+        println!("nothing to build: no directory under kernel/ has a Kbuild or Makefile");
+    }
+    for directory in built {
+        print!("{}", directory.log);
+        match directory.products {
+            Some(modules) => modules
+                .iter()
+                .for_each(|path| println!("{}", path.display())),
+            None => {
+                println!("{} does not build", directory.name);
+                status = 1;
+            }
+        }
+    }
+    Ok(status)
+}
+
+/// What a bed gets of it: the modules, and the guest's programs.
+pub fn for_bed() -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let take = |built: Built| {
+        built.products.unwrap_or_else(|| {
+            eprintln!(
+                "{}\nbed: {} does not build, going on without it",
+                built.log, built.name
+            );
+            Vec::new()
+        })
+    };
+    let modules = build_all()?.into_iter().flat_map(take).collect();
+    let programs = build_guest_programs()?.map(take).unwrap_or_default();
+    Ok((modules, programs))
+}
+
+/// The release build's strip, so that images stay small; the plain file when there is no strip.
+pub fn copy_stripped(from: &Path, to: &Path) -> Result<()> {
+    let stripped = Command::new("strip")
+        .arg("-o")
+        .arg(to)
+        .arg(from)
+        .stderr(Stdio::null())
+        .status();
+    if !stripped.is_ok_and(|status| status.success()) {
+        fs::copy(from, to).with_context(|| format!("can't copy {}", from.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Where things are: the workspace, what is cached under `target/`, and the directories of a running bed.
+
+use std::path::{Path, PathBuf};
+
+/// The run directory as the agent sees it: bound there in the flat bed, a 9p share in the host VM.
+pub const IO: &str = "/run/bed-io";
+/// `$BED_RUN`: the bed's private directory on the host side (a tmpfs).
+pub const RUN: &str = "/run/bed";
+/// Where the configurations of the daemon put its sockets and links.
+pub const DAEMON: &str = "/run/dmabuf";
+
+/// The root of the workspace.
+pub fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+/// Everything the beds cache.
+pub fn bed_cache() -> PathBuf {
+    workspace().join("target/bed")
+}
+
+/// The Debian tree.
+pub fn tree() -> PathBuf {
+    bed_cache().join("tree")
+}
+
+/// Kernel and base initramfs images, made from the tree.
+pub fn images() -> PathBuf {
+    bed_cache().join("images")
+}
+
+/// Copies of `kernel/*`, built out of tree.
+pub fn modules() -> PathBuf {
+    bed_cache().join("modules")
+}

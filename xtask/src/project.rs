@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Building the project's own programs for the beds.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::paths;
+
+/// Builds daemon and client programs (release, the beds are slow machines) and returns the executables.
+pub fn build() -> Result<Vec<PathBuf>> {
+    executables(&[
+        "build",
+        "--release",
+        "--quiet",
+        "--workspace",
+        "--exclude",
+        "xtask",
+        "--bins",
+    ])
+}
+
+/// Builds the test programs with tests that need heaps, for the host VM.
+pub fn build_tests() -> Result<Vec<PathBuf>> {
+    let built = executables(&[
+        "test",
+        "--no-run",
+        "--quiet",
+        "--package",
+        "dmabuf-client",
+        "--test",
+        "real_daemon",
+    ])?;
+    let is_test = |path: &PathBuf| path.parent().is_some_and(|place| place.ends_with("deps"));
+    Ok(built.into_iter().filter(is_test).collect())
+}
+
+/// The executables that cargo makes of these arguments.
+fn executables(arguments: &[&str]) -> Result<Vec<PathBuf>> {
+    #[derive(Deserialize)]
+    struct Message {
+        reason: String,
+        #[serde(default)]
+        executable: Option<PathBuf>,
+    }
+    let output = cargo()
+        .args(arguments)
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("can't run cargo")?;
+    if !output.status.success() {
+        bail!("the project does not build");
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
+        .filter(|message| message.reason == "compiler-artifact")
+        .filter_map(|message| message.executable)
+        .collect())
+}
+
+/// Cargo, in the workspace.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::workspace());
+    command
+}

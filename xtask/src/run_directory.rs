@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The run directory: all that one run of a bed needs, and the logs that stay of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::bed::{Ready, Request};
+use crate::cpio::Archive;
+use crate::initramfs;
+use crate::modules;
+use crate::paths;
+use crate::plan::{BedKind, GuestTask, Plan};
+use crate::process::privileged;
+
+/// A run directory. It stays after the run, for its logs, until later runs push it out.
+pub struct RunDirectory(pub PathBuf);
+
+impl RunDirectory {
+    /// A fresh one.
+    pub fn create() -> Result<Self> {
+        let runs = paths::bed_cache().join("runs");
+        fs::create_dir_all(&runs)?;
+        discard_old(&runs);
+        for number in 0..1000 {
+            let path = runs.join(format!("{}-{number}", std::process::id()));
+            if path.exists() {
+                continue;
+            }
+            fs::create_dir(&path)?;
+            return Ok(Self(path));
+        }
+        bail!("too many runs in {}", runs.display())
+    }
+}
+
+/// Removes the directories of all but the last few runs that have ended.
+fn discard_old(runs: &Path) {
+    let Ok(entries) = fs::read_dir(runs) else {
+        return;
+    };
+    let mut ended: Vec<_> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let name = entry.file_name().into_string().ok()?;
+            let process = name.split('-').next()?;
+            let alive = Path::new("/proc").join(process).exists()
+                && process != std::process::id().to_string();
+            let time = entry.metadata().ok()?.modified().ok()?;
+            (!alive).then_some((time, entry.path()))
+        })
+        .collect();
+    ended.sort();
+    let many = ended.len().saturating_sub(5);
+    for (_, path) in ended.into_iter().take(many) {
+        let _ = privileged("rm")
+            .args(["-rf", "--one-file-system"])
+            .arg(path)
+            .status();
+    }
+}
+
+/// Puts into the run directory what the run needs.
+pub fn fill(directory: &Path, ready: &Ready, request: &Request) -> Result<()> {
+    for name in ["bin", "qemu", "files", "modules", "log", "share"] {
+        fs::create_dir(directory.join(name))?;
+    }
+    let bin = directory.join("bin");
+    let this = std::env::current_exe().context("can't find this program")?;
+    modules::copy_stripped(&this, &bin.join("xtask"))?;
+    for program in &ready.programs {
+        let name = program.file_name().context("a program has no name")?;
+        modules::copy_stripped(program, &bin.join(name))?;
+    }
+    for program in &ready.host_tests {
+        // Cargo puts a hash behind the name.
+        let name = name_of(program)?;
+        let name = name.rsplit_once('-').map_or(name, |(name, _)| name);
+        modules::copy_stripped(program, &bin.join(name))?;
+    }
+    for module in &ready.modules {
+        let name = module.file_name().context("a module has no name")?;
+        fs::copy(module, directory.join("modules").join(name))?;
+    }
+    fs::copy(
+        paths::workspace().join("qemu/run-vm.sh"),
+        directory.join("qemu/run-vm.sh"),
+    )
+    .context("can't copy qemu/run-vm.sh")?;
+    if let Some(files) = &request.host_files {
+        copy_directory(files, &directory.join("files"))?;
+    }
+    let config = match &request.config {
+        Some(path) => path.clone(),
+        None if request.bed == BedKind::Flat => paths::workspace().join("qemu/bed-flat.toml"),
+        None => paths::workspace().join("qemu/bed-nested.toml"),
+    };
+    let config = match &request.config_text {
+        Some(text) => text.clone(),
+        None => fs::read_to_string(&config)
+            .with_context(|| format!("can't read {}", config.display()))?,
+    };
+    fs::write(directory.join("config.toml"), config)?;
+    fs::copy(paths::images().join("vmlinuz"), directory.join("vmlinuz"))
+        .context("can't copy the kernel")?;
+    fs::write(
+        directory.join("guest.img"),
+        initramfs::image("guest.img", guest_archive(ready, request, &bin)?)?,
+    )?;
+    let mut plan = Plan {
+        bed: request.bed,
+        daemon: request.daemon,
+        host_start: request.host_start.clone(),
+        host_run: request.host_run.clone(),
+        guest: if request.guest_run.is_some() {
+            GuestTask::Run
+        } else {
+            request.guest.clone()
+        },
+        timeout: request.timeout.as_secs(),
+        boot_limit: request.boot_limit.as_secs(),
+        tree: None,
+    };
+    if request.bed == BedKind::Nested {
+        let mut host = Archive::default();
+        host.file("init", 0o755, include_bytes!("../init/host.sh"))?;
+        fs::write(
+            directory.join("host.img"),
+            initramfs::image("host.img", host)?,
+        )?;
+    } else {
+        let tree = paths::tree().display().to_string();
+        let wrapper = bin.join("qemu-from-tree");
+        fs::write(
+            &wrapper,
+            format!("#!/bin/sh\nexec chroot '{tree}' /usr/bin/qemu-system-x86_64 \"$@\"\n"),
+        )?;
+        fs::set_permissions(
+            &wrapper,
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )?;
+        plan.tree = Some(tree);
+    }
+    plan.write(directory)
+}
+
+/// The run's own part of the guest's initramfs.
+fn guest_archive(ready: &Ready, request: &Request, bin: &Path) -> Result<Archive> {
+    let mut archive = Archive::default();
+    archive.file("init", 0o755, include_bytes!("../init/guest.sh"))?;
+    archive.directory("etc")?;
+    archive.directory("etc/bed")?;
+    if let Some(command) = &request.guest_run {
+        archive.file("etc/bed/run", 0o644, command.as_bytes())?;
+    }
+    for module in &ready.modules {
+        let name = name_of(module)?;
+        archive.file(&format!("lib/bed/{name}"), 0o644, &fs::read(module)?)?;
+    }
+    for program in &ready.guest_programs {
+        let name = name_of(program)?;
+        archive.file(&format!("usr/bin/{name}"), 0o755, &fs::read(program)?)?;
+    }
+    for program in &ready.programs {
+        let name = name_of(program)?;
+        if name != "vhost-device-dmabuf" {
+            let stripped = fs::read(bin.join(name))?;
+            archive.file(&format!("usr/bin/{name}"), 0o755, &stripped)?;
+        }
+    }
+    if let Some(files) = &request.guest_files {
+        archive.directory("files")?;
+        archive.copy(files, "files")?;
+    }
+    Ok(archive)
+}
+
+fn name_of(path: &Path) -> Result<&str> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.with_context(|| format!("{} has no usable name", path.display()))
+}
+
+fn copy_directory(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp")
+        .args(["-a", "-T"])
+        .arg(from)
+        .arg(to)
+        .status()?;
+    if !status.success() {
+        bail!("can't copy {}", from.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Scenarios: what is tried in a bed, on both sides at the same time.
+//!
+//! Their commands print one line per check, `check NAME pass|fail [VALUE]`; `step TEXT` tells what happens, and
+//! `frame NAME FOURCC WIDTH HEIGHT STRIDE FILE` points to a frame's bytes in the share. Other lines are details.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::bed::{self, Happening, Ready, Request};
+use crate::control::Source;
+use crate::frame_png::FrameShape;
+use crate::guest_vm::{DIED_EARLY, STARTS};
+use crate::plan::BedKind;
+use crate::report::Check;
+
+/// One scenario.
+pub struct Scenario {
+    /// Its name; the checks are called `bed/scenario/check` in the tests.
+    pub name: &'static str,
+    /// Where it runs.
+    pub beds: &'static [BedKind],
+    /// The script that starts before the guest, if memfd pools aren't simply to be filled.
+    pub before: Option<&'static str>,
+    /// The script on the host side.
+    pub host: Option<&'static str>,
+    /// The script in the guest.
+    pub guest: Option<&'static str>,
+    /// The daemon's configuration, if not the bed's own; POOL and HEAP in it stand for the bed's kinds.
+    pub config: Option<&'static str>,
+    /// The checks it has to make: a script that stops early must not pass.
+    pub required: &'static [&'static str],
+    /// Its time limit.
+    pub limit: Duration,
+}
+
+/// All scripts start with this.
+const PRELUDE: &str = include_str!("../scenarios/prelude.sh");
+/// Those of the host side go on with this.
+const HOST: &str = include_str!("../scenarios/host.sh");
+
+/// What a scenario gave.
+pub struct Findings {
+    /// All checks, those of the bed itself at the end.
+    pub checks: Vec<Check>,
+    /// The frames it pointed to: name, shape, bytes.
+    pub frames: Vec<(String, FrameShape, Vec<u8>)>,
+    /// The logs of this run.
+    pub logs: PathBuf,
+}
+
+/// Runs a scenario; `tell` hears its steps, with the time since the start, and its other lines.
+///
+/// A bed whose guest died early is started again: nothing of the scenario has run then.
+pub fn run(
+    ready: &Ready,
+    scenario: &Scenario,
+    bed: BedKind,
+    mut tell: impl FnMut(Line<'_>),
+) -> Result<Findings> {
+    for _ in 1..STARTS {
+        let findings = once(ready, scenario, bed, &mut tell)?;
+        let died_early = |check: &Check| check.value.to_string().contains(DIED_EARLY);
+        if !findings
+            .checks
+            .iter()
+            .any(|check| check.name == "bed_works" && died_early(check))
+        {
+            return Ok(findings);
+        }
+        tell(Line::Detail(
+            "the guest's kernel died before its init ran; once more",
+        ));
+    }
+    once(ready, scenario, bed, &mut tell)
+}
+
+fn once(
+    ready: &Ready,
+    scenario: &Scenario,
+    bed: BedKind,
+    tell: &mut impl FnMut(Line<'_>),
+) -> Result<Findings> {
+    let on_host = |text: &str| format!("{PRELUDE}\n{HOST}\n{text}");
+    let in_guest = |text: &str| format!("{PRELUDE}\n{text}");
+    let mut request = Request::new(bed);
+    request.host_start = scenario.before.map(on_host);
+    request.host_run = scenario.host.map(on_host);
+    request.guest_run = scenario.guest.map(in_guest);
+    request.config_text = scenario.config.map(|text| of_bed(text, bed));
+    request.timeout = scenario.limit;
+    let start = Instant::now();
+    let mut checks = Vec::new();
+    let mut frames = Vec::new();
+    let mut lines = Lines::default();
+    let mut forgotten = None;
+    let (outcome, directory) = bed::run(
+        ready,
+        &request,
+        |input| forgotten = Some(input),
+        |happening| match happening {
+            Happening::Note(text) => tell(Line::Detail(&text)),
+            Happening::Up => tell(Line::Step(start.elapsed(), "daemon and guest are up")),
+            Happening::Output(source, bytes) => lines.take(source, &bytes, |line| {
+                if let Some(check) = Check::from_line(line) {
+                    checks.push(check);
+                } else if let Some(step) = line.strip_prefix("step ") {
+                    tell(Line::Step(start.elapsed(), step));
+                } else if let Some(frame) = line.strip_prefix("frame ") {
+                    frames.push(frame.to_owned());
+                } else {
+                    tell(Line::Detail(line));
+                }
+            }),
+        },
+    )?;
+    drop(forgotten);
+    let run = directory.0;
+    if let Some(failure) = &outcome.failure {
+        checks.push(Check::new("bed_works", false, failure.as_str()));
+    }
+    if outcome.timed_out {
+        checks.push(Check::new("in_time", false, scenario.limit.as_secs()));
+    }
+    for (name, wanted, status) in [
+        ("host_status", scenario.host, outcome.host),
+        ("guest_status", scenario.guest, outcome.guest),
+    ] {
+        if wanted.is_some() && status != Some(0) {
+            checks.push(Check::new(name, false, status));
+        }
+    }
+    for name in scenario.required {
+        if !checks.iter().any(|check: &Check| check.name == *name) {
+            checks.push(Check::new(*name, false, "not made"));
+        }
+    }
+    let complaints = outcome.kernel_complaints.join("; ");
+    checks.push(match complaints.as_str() {
+        "" => Check::new("guest_kernel_clean", true, true),
+        text => Check::new("guest_kernel_clean", false, text),
+    });
+    let frames = frames
+        .iter()
+        .map(|line| read_frame(line, &run))
+        .collect::<Result<_>>()?;
+    Ok(Findings {
+        checks,
+        frames,
+        logs: run.join("log"),
+    })
+}
+
+/// A scenario's configuration with the kinds of pools and heaps that the bed has.
+fn of_bed(text: &str, bed: BedKind) -> String {
+    let (pool, heap) = match bed {
+        BedKind::Flat => ("memfd", "memfd"),
+        BedKind::Nested | BedKind::Native => ("udmabuf", "dma-heap"),
+    };
+    text.replace("\"POOL\"", &format!("\"{pool}\""))
+        .replace("\"HEAP\"", &format!("\"{heap}\""))
+}
+
+/// A line of a running scenario.
+pub enum Line<'a> {
+    /// A step, and when it was made.
+    Step(Duration, &'a str),
+    /// Anything else.
+    Detail(&'a str),
+}
+
+fn read_frame(line: &str, run: &std::path::Path) -> Result<(String, FrameShape, Vec<u8>)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [name, shape @ .., file] = words.as_slice() else {
+        anyhow::bail!("a frame line is NAME FOURCC WIDTH HEIGHT STRIDE FILE, not {line:?}");
+    };
+    let path = run.join("share").join(file);
+    let bytes =
+        fs::read(&path).with_context(|| format!("the frame {} is missing", path.display()))?;
+    Ok(((*name).to_owned(), FrameShape::from_words(shape)?, bytes))
+}
+
+/// Puts lines together again, per stream.
+#[derive(Default)]
+struct Lines {
+    pending: [Vec<u8>; 4],
+}
+
+impl Lines {
+    fn take(&mut self, source: Source, bytes: &[u8], mut line: impl FnMut(&str)) {
+        let [host_out, host_err, guest_out, guest_err] = &mut self.pending;
+        let pending = match source {
+            Source::HostOut => host_out,
+            Source::HostErr => host_err,
+            Source::GuestOut => guest_out,
+            Source::GuestErr => guest_err,
+        };
+        pending.extend_from_slice(bytes);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let whole: Vec<u8> = pending.drain(..=end).collect();
+            line(String::from_utf8_lossy(&whole).trim_end());
+        }
+    }
+}
