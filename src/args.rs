@@ -188,6 +188,7 @@ impl Args {
                 publish: Pattern::new("*").into_iter().collect(),
                 allocate: sources,
                 max_handles: config::DEFAULT_MAX,
+                max_buffers: config::DEFAULT_MAX,
                 max_bytes: u64::MAX,
             }],
         };
@@ -197,8 +198,12 @@ impl Args {
             window_size,
             static_pools: pools.iter().map(|pool| pool.name.clone()).collect(),
             grants,
+            publish: Vec::new(),
+            allocate: Vec::new(),
             max_handles: config::DEFAULT_MAX,
             max_mappings: config::DEFAULT_MAX,
+            max_buffers: config::DEFAULT_MAX,
+            max_bytes: 0,
         };
         Ok(Config {
             heaps,

@@ -82,10 +82,18 @@ pub struct VmConfig {
     pub static_pools: Vec<String>,
     /// What it may open.
     pub grants: Vec<Grant>,
+    /// Which names it may publish.
+    pub publish: Vec<Pattern>,
+    /// Heaps and pools it may allocate from.
+    pub allocate: Vec<String>,
     /// Most handles.
     pub max_handles: u32,
     /// Most mappings.
     pub max_mappings: u32,
+    /// Most buffers it may have allocated at once.
+    pub max_buffers: u32,
+    /// Most bytes it may have allocated at once.
+    pub max_bytes: u64,
 }
 
 /// Where a VM's front-end connects.
@@ -114,6 +122,8 @@ pub struct ClientConfig {
     pub allocate: Vec<String>,
     /// Most handles.
     pub max_handles: u32,
+    /// Most buffers it may have allocated or imported at once.
+    pub max_buffers: u32,
     /// Most bytes it may have allocated at once.
     pub max_bytes: u64,
 }

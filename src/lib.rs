@@ -137,12 +137,13 @@ fn serve_vm(
     let policy = Policy {
         name: vm.name,
         grants: vm.grants.clone(),
-        publish: Vec::new(),
-        allocate: Vec::new(),
+        publish: vm.publish.clone(),
+        allocate: vm.allocate.clone(),
         limits: Limits {
             handles: vm.max_handles,
+            buffers: vm.max_buffers,
             mappings: vm.max_mappings,
-            bytes: 0,
+            bytes: vm.max_bytes,
         },
         usage: Arc::new(Usage::default()),
     };

@@ -73,6 +73,8 @@ opcodes! {
     Publish = 0x32, "PUBLISH", 0;
     /// Take a published buffer back.
     Withdraw = 0x33, "WITHDRAW", 0;
+    /// One of the heaps that the peer may allocate from.
+    HeapList = 0x34, "HEAP_LIST", size_of::<wire::HeapReply>();
 }
 
 /// The layout of a picture, checked: see [`wire::Format`].
@@ -152,6 +154,11 @@ pub enum Request {
     },
     /// WITHDRAW
     Withdraw(Name),
+    /// HEAP_LIST
+    HeapList {
+        /// Which one, counted from 0.
+        index: u32,
+    },
 }
 
 /// What can be known of a request even when it is malformed: enough to answer it.
@@ -223,6 +230,7 @@ impl Request {
             OpCode::Withdraw => Ok(Self::Withdraw(Name::from_wire(
                 exact::<wire::WithdrawRequest>(body)?.name,
             )?)),
+            OpCode::HeapList => parse_heap_list(exact(body)?),
         }
     }
 
@@ -241,6 +249,7 @@ impl Request {
             Self::Import { .. } => OpCode::Import,
             Self::Publish { .. } => OpCode::Publish,
             Self::Withdraw(_) => OpCode::Withdraw,
+            Self::HeapList { .. } => OpCode::HeapList,
         }
     }
 }
@@ -321,6 +330,13 @@ fn parse_publish(body: wire::PublishRequest) -> Result<Request, Status> {
         name,
         keep,
         format,
+    })
+}
+
+fn parse_heap_list(body: wire::HeapListRequest) -> Result<Request, Status> {
+    zero(body.reserved.get().into())?;
+    Ok(Request::HeapList {
+        index: body.index.get(),
     })
 }
 

@@ -203,7 +203,7 @@ wire! {
         enforcement: U32,
     }
 
-    /// Body of the ALLOC request (socket).
+    /// Body of the ALLOC request.
     AllocRequest [80] {
         /// Name of the heap or pool.
         heap: [u8; NAME_LEN],
@@ -223,7 +223,7 @@ wire! {
         format: Format,
     }
 
-    /// Body of the PUBLISH request (socket).
+    /// Body of the PUBLISH request.
     PublishRequest [144] {
         /// A handle from ALLOC.
         handle: U64,
@@ -235,10 +235,32 @@ wire! {
         format: Format,
     }
 
-    /// Body of the WITHDRAW request (socket).
+    /// Body of the WITHDRAW request.
     WithdrawRequest [64] {
         /// Name of a buffer this peer may publish.
         name: [u8; NAME_LEN],
+    }
+
+    /// Body of the HEAP_LIST request.
+    HeapListRequest [8] {
+        /// Which of the peer's heaps, counted from 0.
+        index: U32,
+        /// Zero.
+        reserved: U32,
+    }
+
+    /// Body of the HEAP_LIST reply.
+    HeapReply [96] {
+        /// Its name, for ALLOC.
+        name: [u8; NAME_LEN],
+        /// Most bytes that one buffer from it can have.
+        max_size: U64,
+        /// What its buffers are: see [`crate::types::HeapKind`].
+        kind: U32,
+        /// How many heaps the peer has.
+        count: U32,
+        /// Zero.
+        reserved: [U64; 2],
     }
 
     /// An event: one buffer of the event queue, or one message on the socket.

@@ -96,6 +96,7 @@ fn encode(request: &Request, tag: u64) -> Vec<u8> {
             put(layout(format).as_bytes());
         }
         Request::Withdraw(name) => put(&name.to_wire()),
+        Request::HeapList { index } => put(&u64::from(*index).to_le_bytes()),
     }
     bytes
 }
@@ -111,6 +112,7 @@ fn zeros(request: &Request) -> (Vec<usize>, Option<usize>) {
     match request {
         Request::List { .. } => ranges.push(body(12..16)),
         Request::Map { .. } => ranges.push(body(28..32)),
+        Request::HeapList { .. } => ranges.push(body(4..8)),
         Request::Open { name, .. } | Request::Withdraw(name) => ranges.push(padding(0, name)),
         Request::Alloc { heap, .. } => ranges.extend([body(72..80), padding(0, heap)]),
         Request::Import { name, format, .. } => {
@@ -214,6 +216,7 @@ fn requests() -> impl Strategy<Value = Request> {
             }
         }),
         names().prop_map(Request::Withdraw),
+        any::<u32>().prop_map(|index| Request::HeapList { index }),
     ]
 }
 

@@ -36,6 +36,7 @@ impl Client {
             allocate: config.allocate.clone(),
             limits: Limits {
                 handles: config.max_handles,
+                buffers: config.max_buffers,
                 mappings: 0,
                 bytes: config.max_bytes,
             },

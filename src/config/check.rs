@@ -4,7 +4,8 @@
 //! Every complaint names the place in the text, and what was expected there. Called by [`Config::parse`].
 
 use super::values::{
-    Wrong, absolute, bytes, check_window, limit, name, parse_uuid, pattern, random_uuid, wrong,
+    Wrong, absolute, buffer_limit, byte_limit, bytes, check_window, limit, name, parse_uuid,
+    pattern, random_uuid, wrong,
 };
 use super::{BufferConfig, ClientConfig, Config, HeapConfig, SocketSource, VmConfig, raw};
 use crate::heap::PoolOptions;
@@ -24,6 +25,7 @@ pub(super) struct Checker {
     sources: HashSet<String>,
     /// Slot size of each pool.
     pools: HashMap<String, u64>,
+    memfd_pools: HashSet<String>,
     uuids: HashSet<Uuid>,
     paths: HashSet<PathBuf>,
     peers: HashSet<Name>,
@@ -114,6 +116,9 @@ impl Checker {
         let unit = if raw.huge_pages { 2 << 20 } else { PAGE_SIZE };
         let slot_size = bytes(&raw.slot_size, unit)?;
         self.pools.insert(name.clone(), slot_size);
+        if kind == HeapKind::Memfd {
+            self.memfd_pools.insert(name.clone());
+        }
         let uuid = match &raw.uuid {
             Some(text) => self.uuid(text)?,
             None => random_uuid(),
@@ -193,30 +198,50 @@ impl Checker {
                 return Err(wrong(pool, message));
             }
         }
+        let allocate = self.sources_of(&raw.allocate)?;
+        for heap in &raw.allocate {
+            self.vm_may_allocate(heap, window_size)?;
+        }
+        let max_handles = limit(raw.max_handles.as_ref())?;
         Ok(VmConfig {
             name,
             socket,
             window_size,
             static_pools,
             grants,
-            max_handles: limit(raw.max_handles.as_ref())?,
+            publish: raw.publish.iter().map(pattern).collect::<Result<_, _>>()?,
+            allocate,
+            max_handles,
             max_mappings: limit(raw.max_mappings.as_ref())?,
+            max_buffers: buffer_limit(raw.max_buffers.as_ref(), max_handles)?,
+            max_bytes: byte_limit(raw.max_bytes.as_ref(), window_size)?,
         })
+    }
+
+    /// What a VM allocates from must be of use to it, and give its VMM nothing but the buffer.
+    fn vm_may_allocate(&self, heap: &Spanned<String>, window_size: u64) -> Result<(), Wrong> {
+        if window_size == 0 {
+            let message =
+                "a VM that allocates needs a window-size: its buffers appear in the dynamic window";
+            return Err(wrong(heap, message));
+        }
+        if self.memfd_pools.contains(heap.get_ref()) {
+            let message = format!(
+                "{:?} is a memfd pool, whose slots can't be told apart by a VMM that may write to one: \
+                 expected a [[heap]] or a udmabuf pool",
+                heap.get_ref()
+            );
+            return Err(wrong(heap, message));
+        }
+        Ok(())
     }
 
     fn client(&mut self, raw: raw::Client) -> Result<ClientConfig, Wrong> {
         let name = self.peer(&raw.name)?;
         let grants = self.grants(raw.grant)?;
         let publish = raw.publish.iter().map(pattern).collect::<Result<_, _>>()?;
-        let allocate = raw
-            .allocate
-            .iter()
-            .map(|heap| self.known_source(heap))
-            .collect::<Result<_, _>>()?;
-        let max_bytes = raw
-            .max_bytes
-            .as_ref()
-            .map_or(Ok(u64::MAX), |size| bytes(size, 1))?;
+        let allocate = self.sources_of(&raw.allocate)?;
+        let max_bytes = byte_limit(raw.max_bytes.as_ref(), u64::MAX)?;
         let max_handles = limit(raw.max_handles.as_ref())?;
         Ok(ClientConfig {
             name,
@@ -226,6 +251,7 @@ impl Checker {
             publish,
             allocate,
             max_handles,
+            max_buffers: buffer_limit(raw.max_buffers.as_ref(), max_handles)?,
             max_bytes,
         })
     }
@@ -303,6 +329,19 @@ impl Checker {
             raw,
             format!("there is no [[heap]] or [[pool]] {:?}", raw.get_ref()),
         ))
+    }
+
+    /// Heaps and pools to allocate from, each once.
+    fn sources_of(&self, raw: &[Spanned<String>]) -> Result<Vec<String>, Wrong> {
+        let mut sources = Vec::new();
+        for heap in raw {
+            let name = self.known_source(heap)?;
+            if sources.contains(&name) {
+                return Err(wrong(heap, format!("{name:?} is there twice")));
+            }
+            sources.push(name);
+        }
+        Ok(sources)
     }
 
     fn uuid(&mut self, raw: &Spanned<String>) -> Result<Uuid, Wrong> {

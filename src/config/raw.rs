@@ -74,8 +74,14 @@ pub struct Vm {
     pub window_size: Option<Spanned<Size>>,
     #[serde(default)]
     pub pools: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub publish: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub allocate: Vec<Spanned<String>>,
     pub max_handles: Option<Spanned<u32>>,
     pub max_mappings: Option<Spanned<u32>>,
+    pub max_buffers: Option<Spanned<u32>>,
+    pub max_bytes: Option<Spanned<Size>>,
     #[serde(default)]
     pub grant: Vec<Grant>,
 }
@@ -91,6 +97,7 @@ pub struct Client {
     #[serde(default)]
     pub allocate: Vec<Spanned<String>>,
     pub max_handles: Option<Spanned<u32>>,
+    pub max_buffers: Option<Spanned<u32>>,
     pub max_bytes: Option<Spanned<Size>>,
     #[serde(default)]
     pub grant: Vec<Grant>,

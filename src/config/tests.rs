@@ -49,6 +49,9 @@ window-size = "64M"
 pools = ["camera"]
 max-handles = 8
 max-mappings = 4
+allocate = ["system", "cma"]
+publish = ["cluster/*"]
+max-buffers = 3
 
 [[vm.grant]]
 pool = "camera"
@@ -72,6 +75,7 @@ publish = ["rw/*", "front"]
 allocate = ["camera", "plain"]
 max-handles = 16
 max-bytes = "1G"
+max-buffers = 7
 
 [[client.grant]]
 buffer = "*"
@@ -155,6 +159,14 @@ fn everything() {
         (0, DEFAULT_MAX, DEFAULT_MAX)
     );
     assert!(ivi.grants.is_empty(), "default deny");
+    assert_eq!(cluster.allocate, ["system", "cma"]);
+    assert_eq!(
+        (cluster.max_buffers, cluster.max_bytes),
+        (3, 64 << 20),
+        "as many bytes as its window has, by default"
+    );
+    assert_eq!((cluster.publish.len(), ivi.publish.len()), (1, 0));
+    assert!(ivi.allocate.is_empty(), "default deny");
 
     let client = &config.clients[0];
     assert_eq!(
@@ -162,6 +174,7 @@ fn everything() {
         (Some(1000), Some(44), 16)
     );
     assert_eq!((client.max_bytes, client.publish.len()), (1 << 30, 2));
+    assert_eq!(client.max_buffers, 7);
     assert_eq!(client.grants[0].enforcement, Enforcement::Sealed);
     assert_eq!(
         config.broker.as_deref(),
@@ -231,6 +244,23 @@ fn wrong_text() {
         text.lines().nth(error.line - 1),
         Some("[[pool]]"),
         "{error}"
+    );
+}
+
+#[test]
+fn what_a_vm_may_allocate_from() {
+    let list = "[\"system\", \"cma\"]";
+    wrong(list, "[\"absent\"]", "there is no [[heap]] or [[pool]]");
+    wrong(list, "[\"cma\", \"cma\"]", "is there twice");
+    wrong(list, "[\"huge\"] ", "is a memfd pool");
+    let text = EVERYTHING.replace("window-size = \"64M\"\n", "");
+    let error = Config::parse("f", &text).unwrap_err();
+    assert!(error.message.contains("needs a window-size"), "{error}");
+    wrong("max-buffers = 3", "max-buffers = 0", "expected 1 to 65536");
+    let pool = EVERYTHING.replace(list, "[\"camera\"]");
+    assert_eq!(
+        Config::parse("f", &pool).unwrap().vms[0].allocate,
+        ["camera"]
     );
 }
 

@@ -73,6 +73,16 @@ pub fn limit(raw: Option<&Spanned<u32>>) -> Result<u32, Wrong> {
     }
 }
 
+/// A number of buffers; as many as handles if there is none.
+pub fn buffer_limit(raw: Option<&Spanned<u32>>, max_handles: u32) -> Result<u32, Wrong> {
+    raw.map_or(Ok(max_handles), |value| limit(Some(value)))
+}
+
+/// A number of bytes in all, or `default`.
+pub fn byte_limit(raw: Option<&Spanned<raw::Size>>, default: u64) -> Result<u64, Wrong> {
+    raw.map_or(Ok(default), |size| bytes(size, 1))
+}
+
 /// A size as a number or as text with K, M or G (powers of 1024): not 0, a multiple of `unit`.
 pub fn bytes(raw: &Spanned<raw::Size>, unit: u64) -> Result<u64, Wrong> {
     let size = match raw.get_ref() {

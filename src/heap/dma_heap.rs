@@ -44,4 +44,8 @@ impl Heap for DmaHeap {
             },
         })
     }
+
+    fn kind(&self) -> HeapKind {
+        HeapKind::DmaHeap
+    }
 }

@@ -32,4 +32,8 @@ impl Heap for MemfdHeap {
             memory: Memory::Memfd { fd, read_only },
         })
     }
+
+    fn kind(&self) -> HeapKind {
+        HeapKind::Memfd
+    }
 }

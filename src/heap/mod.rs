@@ -17,7 +17,7 @@ pub use memfd::MemfdHeap;
 pub use pool::{Pool, PoolHeap, PoolOptions, Slot};
 
 use crate::buffer::Parts;
-use dmabuf_protocol::Status;
+use dmabuf_protocol::{HeapKind, Status};
 use std::sync::Arc;
 
 /// A source of buffers.
@@ -27,6 +27,14 @@ pub trait Heap: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// ENOMEM, EBUSY when every slot is taken, EINVAL for a size the heap can't give.
     fn allocate(&self, size: u64) -> Result<Parts, Status>;
+
+    /// What its buffers are.
+    fn kind(&self) -> HeapKind;
+
+    /// Most bytes that one buffer can have, as far as the heap itself limits that.
+    fn largest(&self) -> u64 {
+        u64::MAX
+    }
 
     /// The pool, if this heap is one.
     fn pool(&self) -> Option<&Arc<Pool>> {

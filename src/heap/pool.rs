@@ -376,6 +376,14 @@ impl Heap for PoolHeap {
         })
     }
 
+    fn kind(&self) -> HeapKind {
+        self.0.options.kind
+    }
+
+    fn largest(&self) -> u64 {
+        self.0.options.slot_size
+    }
+
     fn pool(&self) -> Option<&Arc<Pool>> {
         Some(&self.0)
     }

@@ -86,8 +86,10 @@ impl Grant {
 /// The most of everything that a peer can have at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Handles; and buffers that it has allocated or imported.
+    /// Handles.
     pub handles: u32,
+    /// Buffers that it has allocated or imported.
+    pub buffers: u32,
     /// Mappings.
     pub mappings: u32,
     /// Bytes that it has allocated.
@@ -196,7 +198,7 @@ impl Charge {
             .fetch_add(bytes, Ordering::Relaxed)
             .saturating_add(bytes);
         // On refusal, dropping the charge takes both back.
-        if buffers > limits.handles.into() || total > limits.bytes {
+        if buffers > limits.buffers.into() || total > limits.bytes {
             Err(Status::EDQUOT)
         } else {
             Ok(charge)

@@ -23,7 +23,7 @@ use crate::buffer::{Alias, Subscription};
 use crate::heap::Pool;
 use dmabuf_protocol::request::Envelope;
 use dmabuf_protocol::wire::{self, ReplyHeader};
-use dmabuf_protocol::{Access, Request, Status, VERSION};
+use dmabuf_protocol::{Access, OpCode, Request, Status, VERSION};
 use mapping::Mapping;
 use range::Ranges;
 use rustix::fd::OwnedFd;
@@ -190,9 +190,10 @@ impl Session {
     }
 
     fn answer(&mut self, request: Request, capacity: usize, mut fds: Vec<OwnedFd>) -> Answer {
-        let carries_fds = matches!(self.transport, Transport::Fds);
+        if !self.offers(request.op()) {
+            return Err(Status::EOPNOTSUPP);
+        }
         let fd = match (&request, fds.len()) {
-            (Request::Import { .. }, _) if !carries_fds => return Err(Status::EOPNOTSUPP),
             (Request::Import { .. }, 1) => fds.pop(),
             (Request::Import { .. }, _) | (_, 1..) => return Err(Status::EINVAL),
             (_, 0) => None,
@@ -211,15 +212,8 @@ impl Session {
                 flags,
                 enforcement,
             } => self.derive(handle, flags, enforcement),
+            // Answered later: see `handle`.
             Request::Map { .. } | Request::Unmap(_) => Err(Status::EOPNOTSUPP),
-            Request::Alloc { .. }
-            | Request::Import { .. }
-            | Request::Publish { .. }
-            | Request::Withdraw(_)
-                if !carries_fds =>
-            {
-                Err(Status::EOPNOTSUPP)
-            }
             Request::Alloc { heap, size } => self.alloc(&heap, size),
             Request::Import { name, keep, format } => self.import(name, keep, format, fd),
             Request::Publish {
@@ -229,6 +223,19 @@ impl Session {
                 format,
             } => self.publish(handle, name, keep, format),
             Request::Withdraw(name) => self.withdraw(&name),
+            Request::HeapList { index } => self.heap(index),
+        }
+    }
+
+    /// Whether this peer's transport, and for a VM its configuration, have this request at all.
+    fn offers(&self, op: OpCode) -> bool {
+        let virtqueues = matches!(self.transport, Transport::Window { .. });
+        match op {
+            OpCode::Map | OpCode::Unmap => virtqueues,
+            OpCode::Import => !virtqueues,
+            OpCode::Alloc | OpCode::HeapList => !virtqueues || !self.policy.allocate.is_empty(),
+            OpCode::Publish | OpCode::Withdraw => !virtqueues || !self.policy.publish.is_empty(),
+            _ => true,
         }
     }
 
@@ -265,11 +272,13 @@ impl Session {
         }
     }
 
-    /// Ends everything the peer had, as after a reset of the device: handles and mappings are stale from now on.
+    /// Ends everything the peer had, as after a reset of the device: handles and mappings are stale from now on, and
+    /// what it has published goes along unless it is to stay.
     ///
     /// The front-end has dropped the mappings of the window itself. What it was just being asked to map is undone when
     /// its answer comes.
     pub fn reset(&mut self) {
+        self.host.registry.withdraw_all(self.number);
         self.handles.clear();
         self.abandon_mappings();
         self.subscription.clear();

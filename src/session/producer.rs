@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! ALLOC, IMPORT, PUBLISH, WITHDRAW: what a producer does. And the [`Host`], what all sessions share.
+//! ALLOC, IMPORT, PUBLISH, WITHDRAW, HEAP_LIST: what a producer does. And the [`Host`], what all sessions share.
 
-use super::{Answer, Body, Charge, Held, Session};
+use super::{Answer, Body, Charge, Held, Session, Transport};
 use crate::buffer::{Buffer, Deriver, Published, Registry};
 use crate::error::status_of;
 use crate::heap::{self, Heap};
-use dmabuf_protocol::wire::Format;
+use dmabuf_protocol::wire::{Format, HeapReply};
 use dmabuf_protocol::{Handle, Name, PAGE_SIZE, Status};
 use rustix::fd::OwnedFd;
 use std::collections::HashMap;
 use std::sync::Arc;
+use zerocopy::FromZeros;
 
 /// What all sessions of a daemon share.
 #[derive(Debug, Default)]
@@ -122,6 +123,28 @@ impl Session {
         self.may_publish(name)?;
         self.host.registry.withdraw(name)?;
         Ok(Body::EMPTY)
+    }
+
+    pub(super) fn heap(&self, index: u32) -> Answer {
+        let count = self.policy.allocate.len();
+        let name = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.policy.allocate.get(index))
+            .ok_or(Status::ENOENT)?;
+        let heap = self.host.heaps.get(name).ok_or(Status::ENOENT)?;
+        // What can't be mapped, or goes beyond the quota, can't be had.
+        let window = match &self.transport {
+            Transport::Window { .. } => self.ranges.size(),
+            Transport::Fds => u64::MAX,
+        };
+        let most = heap.largest().min(self.policy.limits.bytes).min(window);
+        Ok(Body::of(&HeapReply {
+            name: Name::new(name)?.to_wire(),
+            max_size: (most & !(PAGE_SIZE - 1)).into(),
+            kind: heap.kind().to_wire().into(),
+            count: u32::try_from(count).unwrap_or(u32::MAX).into(),
+            ..FromZeros::new_zeroed()
+        }))
     }
 
     fn may_publish(&self, name: &Name) -> Result<(), Status> {

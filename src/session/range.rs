@@ -22,6 +22,11 @@ impl Ranges {
         }
     }
 
+    /// Bytes that can be given out in all.
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Takes `len` bytes, whole pages, and returns where they start.
     ///
     /// # Errors

@@ -7,3 +7,4 @@ mod model;
 mod open;
 mod peer;
 mod producer;
+mod vm_producer;

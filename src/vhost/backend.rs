@@ -6,7 +6,9 @@ use super::device::{Device, Memory};
 use super::vring::Vring;
 use super::window::MapperShared;
 use crate::sys::{self, EventFd};
-use dmabuf_protocol::{DeviceConfig, FEATURE_STATIC_WINDOW, NUM_QUEUES, QUEUE_CONTROL};
+use dmabuf_protocol::{
+    DeviceConfig, FEATURE_ALLOC, FEATURE_STATIC_WINDOW, NUM_QUEUES, QUEUE_CONTROL,
+};
 use rustix::fd::{AsFd, AsRawFd, RawFd};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +33,8 @@ const MAX_QUEUE_SIZE: usize = 32768;
 /// See the module.
 pub struct Backend {
     config: DeviceConfig,
+    /// The VM may allocate.
+    allocates: bool,
     device: Mutex<Device>,
     shared: Arc<MapperShared>,
     /// Guest memory without windows.
@@ -55,6 +59,7 @@ impl Backend {
         Self {
             memory: device.memory().clone(),
             config,
+            allocates: device.allocates(),
             device: Mutex::new(device),
             shared,
             exit,
@@ -97,7 +102,9 @@ impl VhostUserBackend for Backend {
 
     fn features(&self) -> u64 {
         let fixed = u64::from(self.config.num_static.get() > 0) << FEATURE_STATIC_WINDOW;
+        let alloc = u64::from(self.allocates) << FEATURE_ALLOC;
         fixed
+            | alloc
             | 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | 1 << VIRTIO_RING_F_INDIRECT_DESC

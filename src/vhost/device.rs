@@ -341,6 +341,11 @@ impl Device {
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
     }
 
+    /// Whether the VM may allocate from any heap.
+    pub fn allocates(&self) -> bool {
+        !self.session.policy().allocate.is_empty()
+    }
+
     /// Handles and mappings held now.
     pub const fn counts(&self) -> (u32, u32) {
         self.session.counts()

@@ -27,6 +27,7 @@ mod vmm;
 mod window;
 
 mod access;
+mod alloc;
 mod broker;
 mod command_line;
 mod deadlines;

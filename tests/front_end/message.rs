@@ -40,6 +40,7 @@ pub fn one_of_each() -> Vec<(OpCode, Vec<u8>)> {
             OpCode::Import => make(import_body("t/none", 0).as_bytes()),
             OpCode::Publish => make(publish_body(9, "t/none", 0).as_bytes()),
             OpCode::Withdraw => make(&name("t/none")),
+            OpCode::HeapList => make(&[0; 8]),
         };
         (op, request)
     });

@@ -97,6 +97,7 @@ fn refuse_malformed(peer: &mut impl Peer) {
             OpCode::Publish => &[16 + 9, 16 + 15, 16 + 136, 16 + 143],
             OpCode::Open => &[16 + 63],
             OpCode::Withdraw => &[16 + 63],
+            OpCode::HeapList => &[20, 23],
             _ => &[],
         };
         for &at in [4, 5, 6, 7].iter().chain(reserved) {
@@ -111,7 +112,7 @@ fn refuse_malformed(peer: &mut impl Peer) {
             );
         }
     }
-    for op in [0, 8, 0x10, 0x20, 0x34, 0x40, 0x8000_0001, u32::MAX] {
+    for op in [0, 8, 0x10, 0x20, 0x35, 0x40, 0x8000_0001, u32::MAX] {
         let reply = peer.exchange(&request(op, 3, &[0u8; 0]));
         assert_eq!(reply.status, Status::EOPNOTSUPP, "op {op:#x}");
         assert_eq!((reply.op, reply.tag), (op, 3));
@@ -307,7 +308,7 @@ fn producers_requests_are_not_for_virtqueues() {
     for (op, bytes) in one_of_each() {
         let producers = matches!(
             op,
-            OpCode::Alloc | OpCode::Import | OpCode::Publish | OpCode::Withdraw
+            OpCode::Alloc | OpCode::Import | OpCode::Publish | OpCode::Withdraw | OpCode::HeapList
         );
         let status = vm.exchange(&bytes).status;
         // An IMPORT without an fd is malformed anyhow.

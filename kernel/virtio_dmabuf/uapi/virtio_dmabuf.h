@@ -44,6 +44,7 @@
 #define VIRTIO_DMABUF_IMPORT		0x31
 #define VIRTIO_DMABUF_PUBLISH		0x32
 #define VIRTIO_DMABUF_WITHDRAW		0x33
+#define VIRTIO_DMABUF_HEAP_LIST		0x34
 
 /* Event kinds */
 #define VIRTIO_DMABUF_EVENT_ADDED	0x80000001U
@@ -241,6 +242,19 @@ struct virtio_dmabuf_publish {
 
 struct virtio_dmabuf_withdraw {
 	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+struct virtio_dmabuf_heap_list {
+	__le32 index;
+	__le32 reserved;
+};
+
+struct virtio_dmabuf_heap_list_resp {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	__le64 max_size;
+	__le32 kind;
+	__le32 count;
+	__le64 reserved[2];
 };
 
 struct virtio_dmabuf_event {

@@ -135,6 +135,8 @@ fn rust_layouts() -> BTreeMap<String, String> {
         import = ImportRequest { name, flags, format }
         publish = PublishRequest { handle, flags, name, format }
         withdraw = WithdrawRequest { name }
+        heap_list = HeapListRequest { index, reserved }
+        heap_list_resp = HeapReply { name, max_size, kind, count, reserved }
         event = Event { kind, reserved, sequence, buffer, reserved2, name }
     }
 }

@@ -265,10 +265,26 @@ fn producer() -> Vec<(&'static str, Vec<u8>)> {
     let withdraw = WithdrawRequest {
         name: name("front-camera/0"),
     };
+    let which = HeapListRequest {
+        index: 1.into(),
+        reserved: 0.into(),
+    };
+    let heap = HeapReply {
+        name: name("camera"),
+        max_size: (2 * MIB).into(),
+        kind: HeapKind::Udmabuf.to_wire().into(),
+        count: 2.into(),
+        ..FromZeros::new_zeroed()
+    };
     vec![
         ("alloc.request", request(OpCode::Alloc, 9, &alloc)),
         ("import.request", request(OpCode::Import, 10, &import)),
         ("publish.request", request(OpCode::Publish, 11, &publish)),
         ("withdraw.request", request(OpCode::Withdraw, 12, &withdraw)),
+        ("heap_list.request", request(OpCode::HeapList, 13, &which)),
+        (
+            "heap_list.reply",
+            reply(OpCode::HeapList, 13, Status::OK, &heap),
+        ),
     ]
 }

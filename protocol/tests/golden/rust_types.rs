@@ -85,6 +85,7 @@ fn every_request_has_a_file_and_parses() {
             },
         ),
         ("withdraw", Request::Withdraw(front)),
+        ("heap_list", Request::HeapList { index: 1 }),
     ];
     for (file, request) in expected {
         assert_eq!(

@@ -244,6 +244,13 @@ static void producer(void)
 	};
 	struct virtio_dmabuf_publish publish = { .handle = L64(HANDLE) };
 	struct virtio_dmabuf_withdraw withdraw = { .name = "front-camera/0" };
+	struct virtio_dmabuf_heap_list which = { .index = L32(1) };
+	struct virtio_dmabuf_heap_list_resp heap = {
+		.name = "camera",
+		.max_size = L64(2 * MIB),
+		.kind = L32(VIRTIO_DMABUF_HEAP_UDMABUF),
+		.count = L32(2),
+	};
 
 	memset(publish.name, 'n', sizeof(publish.name) - 1);
 	publish.name[sizeof(publish.name) - 1] = '/';
@@ -252,6 +259,8 @@ static void producer(void)
 	REQUEST("import.request", IMPORT, 10, import);
 	REQUEST("publish.request", PUBLISH, 11, publish);
 	REQUEST("withdraw.request", WITHDRAW, 12, withdraw);
+	REQUEST("heap_list.request", HEAP_LIST, 13, which);
+	REPLY("heap_list.reply", HEAP_LIST, 13, heap);
 }
 
 #define FIELD(type, field) \
@@ -377,6 +386,15 @@ static void layout(void)
 	FIELD(publish, format);
 	SIZE(withdraw);
 	FIELD(withdraw, name);
+	SIZE(heap_list);
+	FIELD(heap_list, index);
+	FIELD(heap_list, reserved);
+	SIZE(heap_list_resp);
+	FIELD(heap_list_resp, name);
+	FIELD(heap_list_resp, max_size);
+	FIELD(heap_list_resp, kind);
+	FIELD(heap_list_resp, count);
+	FIELD(heap_list_resp, reserved);
 	SIZE(event);
 	FIELD(event, kind);
 	FIELD(event, reserved);

@@ -302,6 +302,7 @@ fn quotas_and_checks() {
     producer.share("dma", 8 * P, "b");
     let limits = crate::session::Limits {
         handles: 9,
+        buffers: 9,
         mappings: 1,
         bytes: 0,
     };

@@ -308,6 +308,7 @@ fn handles_are_limited_and_go_stale() {
     let grants = vec![buffers("dma/*", ReadWrite, Enforcement::Vmm)];
     let limits = Limits {
         handles: 2,
+        buffers: 2,
         mappings: 1,
         bytes: 0,
     };

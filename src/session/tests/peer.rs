@@ -36,6 +36,10 @@ impl Heap for FakeDmaHeap {
             },
         })
     }
+
+    fn kind(&self) -> HeapKind {
+        HeapKind::DmaHeap
+    }
 }
 
 /// A host with the heap `dma`, the heap `memfd`, and the memfd pool `pool` of `slots` slots of 2 pages.
@@ -89,6 +93,7 @@ pub fn policy() -> Policy {
         allocate: Vec::new(),
         limits: Limits {
             handles: 200,
+            buffers: 200,
             mappings: 200,
             bytes: 64 * P,
         },
@@ -301,6 +306,15 @@ impl Peer {
             flags: 0.into(),
         };
         self.call(OpCode::Alloc, &request).map(read)
+    }
+
+    /// What HEAP_LIST says of the heap with this number.
+    pub fn heap(&mut self, index: u32) -> Result<HeapReply, Status> {
+        let request = HeapListRequest {
+            index: index.into(),
+            reserved: 0.into(),
+        };
+        self.call(OpCode::HeapList, &request).map(read)
     }
 
     pub fn publish(&mut self, handle: u64, text: &str, keep: bool) -> Result<(), Status> {

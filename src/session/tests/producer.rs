@@ -27,6 +27,7 @@ fn alloc_needs_the_right_and_room() {
     let allocate = ["memfd", "pool", "absent"].map(str::to_owned).to_vec();
     let limits = Limits {
         handles: 3,
+        buffers: 3,
         mappings: 0,
         bytes: 4 * P,
     };
@@ -70,6 +71,7 @@ fn a_quota_is_for_all_connections_of_a_peer() {
     let allocate = vec!["memfd".to_owned()];
     let limits = Limits {
         handles: 9,
+        buffers: 9,
         mappings: 0,
         bytes: 2 * P,
     };
@@ -99,6 +101,7 @@ fn a_refused_alloc_costs_no_slot() {
     let (host, _) = host(2);
     let limits = Limits {
         handles: 1,
+        buffers: 1,
         mappings: 0,
         bytes: 64 * P,
     };
