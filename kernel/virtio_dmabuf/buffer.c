@@ -353,7 +353,8 @@ struct dma_buf *vdmabuf_export(struct vdmabuf_buffer *buf)
 
 	info.ops = buf->writable ? &vdmabuf_ops : &vdmabuf_no_vmap_ops;
 	info.size = buf->size;
-	info.flags = buf->writable ? O_RDWR : O_RDONLY;
+	info.flags = buf->fd_flags;
+	info.exp_name = buf->exporter;
 	info.priv = buf;
 
 	mutex_lock(&vdmabuf_lock);

@@ -315,6 +315,7 @@ static void vdmabuf_orphan_undo(struct vdmabuf_device *vd,
 
 	switch (req->op) {
 	case VIRTIO_DMABUF_OPEN:
+	case VIRTIO_DMABUF_ALLOC:
 		if (!vdmabuf_parse(req, &reply, sizeof(reply.open), sizeof(reply.open), &len))
 			vdmabuf_close(vd, req->session, le64_to_cpu(reply.open.handle));
 		break;

@@ -140,6 +140,7 @@ static int vdmabuf_probe(struct virtio_device *vdev)
 	err = vdmabuf_chardev_add(vd);
 	if (err)
 		goto stop;
+	vdmabuf_heaps_add(vd);
 	return 0;
 
 stop:
@@ -157,6 +158,7 @@ static void vdmabuf_remove(struct virtio_device *vdev)
 
 	vdmabuf_chardev_remove(vd);
 	vdmabuf_session_stop(vd);
+	vdmabuf_heaps_remove(vd);
 	cancel_work_sync(&vd->config_work);
 	vdmabuf_remove_window(vd);
 	put_device(&vd->dev);
@@ -193,6 +195,7 @@ static const struct virtio_device_id vdmabuf_ids[] = {
 MODULE_DEVICE_TABLE(virtio, vdmabuf_ids);
 
 static const unsigned int vdmabuf_features[] = {
+	VIRTIO_DMABUF_F_ALLOC,
 	VIRTIO_DMABUF_F_STATIC_WINDOW,
 };
 
@@ -252,4 +255,5 @@ module_exit(vdmabuf_exit);
 
 MODULE_DESCRIPTION("virtio dmabuf: the host's dma-bufs in a guest");
 MODULE_LICENSE("GPL");
+MODULE_SOFTDEP("pre: virtio_dmabuf_heaps");
 MODULE_IMPORT_NS("DMA_BUF");

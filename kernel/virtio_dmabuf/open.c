@@ -139,45 +139,52 @@ static int vdmabuf_map_whole(struct vdmabuf_buffer *buf, u32 *enforcement)
 	return -EIO;
 }
 
-static int vdmabuf_open_in(struct vdmabuf_device *vd, u64 session,
-			   struct virtio_dmabuf_ioc_open *arg, struct dma_buf **result)
+/**
+ * vdmabuf_buffer_make - makes a dma-buf of a buffer that the host has opened
+ * @vd: the device
+ * @session: the session, which the caller has entered
+ * @open: the reply to OPEN or ALLOC; the handle is the dma-buf's from now on, also
+ *	  after an error
+ * @want: what was asked for
+ * @enforcement: set to who makes it read-only; or NULL
+ *
+ * Return: the dma-buf with a reference, or an error pointer.
+ */
+struct dma_buf *vdmabuf_buffer_make(struct vdmabuf_device *vd, u64 session,
+				    const struct virtio_dmabuf_open_resp *open,
+				    const struct vdmabuf_want *want, u32 *enforcement)
 {
-	struct virtio_dmabuf_open_resp open;
-	struct vdmabuf_buffer *buf;
-	struct dma_buf *dmabuf;
-	int err;
+	struct vdmabuf_buffer *buf = vdmabuf_buffer_alloc(vd, session);
+	u64 handle = le64_to_cpu(open->handle);
+	u32 who = VIRTIO_DMABUF_ENFORCE_NONE;
+	int err = -ENOMEM;
 
-	buf = vdmabuf_buffer_alloc(vd, session);
 	if (!buf)
-		return -ENOMEM;
-	err = vdmabuf_host_open(vd, buf->session, arg, &open);
-	if (err)
-		goto free;
-	buf->handle = le64_to_cpu(open.handle);
-	buf->size = le64_to_cpu(open.buffer.size);
-	buf->writable = le32_to_cpu(open.buffer.access) == VIRTIO_DMABUF_RDWR;
+		goto close;
+	buf->handle = handle;
+	buf->size = le64_to_cpu(open->buffer.size);
+	buf->writable = want->access == VIRTIO_DMABUF_RDWR;
+	buf->fd_flags = want->fd_flags;
+	buf->exporter = want->exporter;
+	err = -EIO;
 	if (!buf->size || !PAGE_ALIGNED(buf->size) || buf->size > MAX_LFS_FILESIZE ||
-	    le32_to_cpu(open.buffer.access) != (arg->flags & O_ACCMODE)) {
+	    buf->size < want->size || le32_to_cpu(open->buffer.access) != want->access) {
 		dev_warn_ratelimited(&vd->dev, "the host opened something else than asked for\n");
-		vdmabuf_close(vd, buf->session, buf->handle);
-		err = -EIO;
-		goto free;
+		goto close;
 	}
-	err = vdmabuf_map_whole(buf, &arg->enforcement);
+	err = vdmabuf_map_whole(buf, &who);
 	if (err)
 		goto free;
-
-	arg->size = buf->size;
+	if (enforcement)
+		*enforcement = who;
 	get_device(&vd->dev);
-	dmabuf = vdmabuf_export(buf);
-	if (IS_ERR(dmabuf))
-		return PTR_ERR(dmabuf);
-	*result = dmabuf;
-	return 0;
+	return vdmabuf_export(buf);
 
+close:
+	vdmabuf_close(vd, session, handle);
 free:
 	kfree(buf);
-	return err;
+	return ERR_PTR(err);
 }
 
 /**
@@ -194,11 +201,24 @@ int vdmabuf_buffer_open(struct vdmabuf_device *vd, struct virtio_dmabuf_ioc_open
 			struct dma_buf **result)
 {
 	u64 session = vdmabuf_session_enter(vd);
+	struct vdmabuf_want want = {
+		.access = arg->flags & O_ACCMODE,
+		.fd_flags = arg->flags & O_ACCMODE,
+		.exporter = KBUILD_MODNAME,
+	};
+	struct virtio_dmabuf_open_resp open;
+	struct dma_buf *dmabuf;
 	int err;
 
 	if (!session)
 		return -EIO;
-	err = vdmabuf_open_in(vd, session, arg, result);
+	err = vdmabuf_host_open(vd, session, arg, &open);
+	dmabuf = err ? ERR_PTR(err) :
+		       vdmabuf_buffer_make(vd, session, &open, &want, &arg->enforcement);
 	vdmabuf_session_leave(vd);
-	return err;
+	if (IS_ERR(dmabuf))
+		return PTR_ERR(dmabuf);
+	arg->size = dmabuf->size;
+	*result = dmabuf;
+	return 0;
 }

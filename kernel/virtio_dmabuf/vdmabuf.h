@@ -9,6 +9,7 @@
  * session.c  sessions: begin, use, end
  * open.c     OPEN and MAP: from a name to a mapped alias
  * buffer.c   aliases as dma-bufs
+ * heap.c     the host's heaps as dma-heaps; their names are kept by virtio_dmabuf_heaps.ko
  * chardev.c  /dev/virtio-dmabufN
  *
  * Whatever the device says is checked before it is used: the host may lie.
@@ -37,6 +38,7 @@
 #include "uapi/virtio_dmabuf.h"
 
 struct dma_buf;
+struct vdmabuf_heaps;
 
 /* Event buffers that the device can fill before the driver looks */
 #define VDMABUF_EVENTS		32
@@ -72,6 +74,7 @@ struct vdmabuf_window {
  * @claimed: the dynamic window's address range, when it was claimed
  * @uuid: uuid of the first static window, or nil
  * @has_static: VIRTIO_DMABUF_F_STATIC_WINDOW was negotiated
+ * @heaps: the host's heaps, or NULL; set by probe
  * @max_inflight: most requests that the device takes at once
  * @vq_lock: for both queues, and the fields that follow
  * @control: the control queue, NULL between sessions
@@ -100,6 +103,7 @@ struct vdmabuf_device {
 	struct resource *claimed;
 	uuid_t uuid;
 	bool has_static;
+	struct vdmabuf_heaps *heaps;
 	u32 max_inflight;
 
 	spinlock_t vq_lock;
@@ -136,6 +140,8 @@ struct vdmabuf_device {
  * @size: bytes
  * @writable: the alias is read-write
  * @caching: VIRTIO_DMABUF_CACHE_*
+ * @fd_flags: flags of the dma-buf's file
+ * @exporter: its exporter's name, which stays
  * @lock: guards @revoked; held for reading while page table entries are made
  * @revoked: its memory must not be touched any more
  * @dmabuf: the dma-buf
@@ -153,10 +159,26 @@ struct vdmabuf_buffer {
 	u64 size;
 	bool writable;
 	u32 caching;
+	u32 fd_flags;
+	const char *exporter;
 	struct rw_semaphore lock;
 	bool revoked;
 	struct dma_buf *dmabuf;
 	struct work_struct release;
+};
+
+/**
+ * struct vdmabuf_want - what a buffer that the host has opened or allocated must be
+ * @size: bytes at least
+ * @access: VIRTIO_DMABUF_RDONLY or VIRTIO_DMABUF_RDWR
+ * @fd_flags: flags for the dma-buf's file
+ * @exporter: name for the dma-buf's exporter, which must stay
+ */
+struct vdmabuf_want {
+	u64 size;
+	u32 access;
+	u32 fd_flags;
+	const char *exporter;
 };
 
 /**
@@ -224,9 +246,16 @@ int vdmabuf_window_init(void);
 void vdmabuf_window_exit(void);
 
 /* open.c */
+struct dma_buf *vdmabuf_buffer_make(struct vdmabuf_device *vd, u64 session,
+				    const struct virtio_dmabuf_open_resp *open,
+				    const struct vdmabuf_want *want, u32 *enforcement);
 int vdmabuf_buffer_open(struct vdmabuf_device *vd,
 			struct virtio_dmabuf_ioc_open *arg,
 			struct dma_buf **result);
+
+/* heap.c */
+void vdmabuf_heaps_add(struct vdmabuf_device *vd);
+void vdmabuf_heaps_remove(struct vdmabuf_device *vd);
 
 /* buffer.c */
 struct vdmabuf_buffer *vdmabuf_buffer_alloc(struct vdmabuf_device *vd, u64 session);

@@ -36,7 +36,7 @@ modprobe -a 9pnet_virtio 9p || say "note modprobe 9p failed"
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share || say "note mounting /share failed"
 if [ ! -e /lib/bed/virtio_dmabuf.ko ]; then
 	say "note the guest driver is not built: no virtio_dmabuf.ko, going on without it"
-elif ! error=$(insmod /lib/bed/virtio_dmabuf.ko 2>&1); then
+elif ! error=$(insmod /lib/bed/virtio_dmabuf_heaps.ko 2>&1 && insmod /lib/bed/virtio_dmabuf.ko 2>&1); then
 	say "note insmod virtio_dmabuf.ko failed: $error"
 fi
 say up
