@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # /init of the guest: brings up what a test needs, then does as it is told on the port bed.status:
-#   guest -> bed:  note TEXT | up | status N
+#   guest -> bed:  note TEXT | init (what comes now is this project's doing) | up | status N
 #   bed -> guest:  run (the command in /etc/bed/run) | shell (a script on bed.in) | console (on hvc0) | end
 /bin/busybox mkdir -p /bin /sbin /usr/bin /usr/sbin /proc /sys /dev /run /tmp /root /share /files
 /bin/busybox --install -s
@@ -34,6 +34,7 @@ exec 3<>/dev/virtio-ports/bed.status
 say() { echo "$*" >&3; }
 modprobe -a 9pnet_virtio 9p || say "note modprobe 9p failed"
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share || say "note mounting /share failed"
+say init
 if [ ! -e /lib/bed/virtio_dmabuf.ko ]; then
 	say "note the guest driver is not built: no virtio_dmabuf.ko, going on without it"
 elif ! error=$(insmod /lib/bed/virtio_dmabuf_heaps.ko 2>&1 && insmod /lib/bed/virtio_dmabuf.ko 2>&1); then

@@ -4,6 +4,7 @@
 //! It is this same program, started as `xtask agent`: in the flat bed in namespaces of its own, in the nested bed in
 //! the host VM. It talks to the bed in [`Frame`]s, and ends everything it has started.
 
+use std::cell::RefCell;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use rustix::process::Signal;
 
 use crate::control::{Frame, Outcome, Source};
 use crate::daemon::{self, Daemon};
-use crate::guest_vm::{GuestEvent, GuestOptions, GuestVm};
+use crate::guest_vm::{self, GuestEvent, GuestOptions, GuestVm};
 use crate::host_command::HostCommand;
 use crate::paths;
 use crate::plan::{BedKind, GuestTask, Plan, VmConfig};
@@ -26,8 +27,6 @@ use crate::process::exit_code;
 
 /// How long the guest has to power off, and the daemon to end after SIGTERM.
 const END_LIMIT: Duration = Duration::from_secs(10);
-/// How many streams a guest's output comes from.
-pub const GUEST_STREAMS: usize = 3;
 
 /// What the agent waits for.
 pub enum Event {
@@ -77,8 +76,8 @@ pub fn command(control: Option<&Path>) -> Result<i32> {
         outcome: Outcome::default(),
         daemon: None,
         guest: None,
+        console: None,
         ending: false,
-        drained: 0,
     };
     if let Err(error) = agent.run() {
         agent.outcome.failure.get_or_insert(format!("{error:#}"));
@@ -128,8 +127,8 @@ struct Agent {
     outcome: Outcome,
     daemon: Option<Daemon>,
     guest: Option<GuestVm>,
+    console: Option<PathBuf>,
     ending: bool,
-    drained: usize,
 }
 
 impl Agent {
@@ -164,36 +163,40 @@ impl Agent {
             self.host(&plan).start_before_guest(command)?;
             pools::wait(&options.pools)?;
         }
-        let mut guest = GuestVm::start(&plan, &options, &self.events)?;
         let mut early_input = Vec::new();
-        let up = guest.wait_up(&self.receiver, |event| match event {
-            Event::Guest(GuestEvent::Output(source, bytes)) => {
-                Frame::Output(source, bytes).write(&mut self.to)?;
-                Ok(None)
-            }
-            Event::Guest(GuestEvent::Line(line)) => {
-                if let Some(note) = line.strip_prefix("note ") {
-                    Frame::Note(format!("guest: {note}")).write(&mut self.to)?;
+        self.console = Some(options.console.clone());
+        // Both closures write to it.
+        let to = RefCell::new(&mut self.to);
+        let tell = |frame: Frame| frame.write(&mut **to.borrow_mut());
+        let guest = GuestVm::boot(
+            &plan,
+            &options,
+            (&self.events, &self.receiver),
+            |event| match event {
+                Event::Guest(GuestEvent::Output(source, bytes)) => {
+                    tell(Frame::Output(source, bytes))?;
+                    Ok(None)
                 }
-                Ok(Some(GuestEvent::Line(line)))
-            }
-            Event::Guest(GuestEvent::Drained) => {
-                self.drained += 1;
-                Ok(None)
-            }
-            Event::Guest(event) => Ok(Some(event)),
-            Event::DaemonEnded(status) => {
-                bail!("the daemon ended while the guest started ({status})")
-            }
-            Event::BedGone => bail!("the bed was ended from outside"),
-            Event::Input(bytes) => {
-                early_input.push(bytes);
-                Ok(None)
-            }
-            _ => Ok(None),
-        });
+                Event::Guest(GuestEvent::Line(line)) => {
+                    if let Some(note) = line.strip_prefix("note ") {
+                        tell(Frame::Note(format!("guest: {note}")))?;
+                    }
+                    Ok(Some(GuestEvent::Line(line)))
+                }
+                Event::Guest(event) => Ok(Some(event)),
+                Event::DaemonEnded(status) => {
+                    bail!("the daemon ended while the guest started ({status})")
+                }
+                Event::BedGone => bail!("the bed was ended from outside"),
+                Event::Input(bytes) => {
+                    early_input.push(bytes);
+                    Ok(None)
+                }
+                _ => Ok(None),
+            },
+            |death| Ok(tell(Frame::Note(death.to_owned()))?),
+        )?;
         let guest = self.guest.insert(guest);
-        up?;
         Frame::Up.write(&mut self.to)?;
         guest.order(&plan.guest)?;
         for bytes in early_input {
@@ -290,7 +293,11 @@ impl Agent {
                     Frame::Note(format!("guest: {note}")).write(&mut self.to)?;
                 }
             }
-            Event::Guest(GuestEvent::Drained) => self.drained += 1,
+            Event::Guest(GuestEvent::Drained) => {
+                if let Some(guest) = &mut self.guest {
+                    guest.mark_drained();
+                }
+            }
             Event::DaemonEnded(status) => {
                 if !self.ending {
                     Frame::Note(format!("the daemon has ended ({status})")).write(&mut self.to)?;
@@ -317,10 +324,11 @@ impl Agent {
                 } else {
                     END_LIMIT
                 };
-            while !(guest.has_ended() && self.drained >= GUEST_STREAMS) {
+            while !guest.is_gone() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 match self.receiver.recv_timeout(left) {
                     Ok(Event::Guest(GuestEvent::Ended(_))) => guest.mark_ended(),
+                    Ok(Event::Guest(GuestEvent::Drained)) => guest.mark_drained(),
                     Ok(event) => {
                         let _ = self.pass_on(event);
                     }
@@ -338,7 +346,9 @@ impl Agent {
                     guest.last_words()
                 ));
             }
-            self.outcome.kernel_complaints = guest.kernel_complaints();
+        }
+        if let Some(console) = &self.console {
+            self.outcome.kernel_complaints = guest_vm::kernel_complaints(console);
         }
         if let Some(daemon) = self.daemon.take() {
             daemon.process.signal(Signal::TERM);

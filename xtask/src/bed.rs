@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::boot_watch::{self, BootWatch};
 use crate::control::{Frame, Outcome, Source};
 use crate::initramfs;
 use crate::lock::CacheLock;
@@ -24,9 +25,7 @@ use crate::run_directory::{RunDirectory, fill};
 use crate::tree;
 
 /// From the start until the agent runs, which in the nested bed is the boot of the host VM.
-const AGENT_LIMIT: Duration = Duration::from_secs(90);
-/// How often the bed is started until its agent runs.
-const ATTEMPTS: u32 = 3;
+const AGENT_LIMIT: Duration = Duration::from_secs(180);
 /// From then until daemon and guest are up.
 const UP_LIMIT: Duration = Duration::from_secs(300);
 /// For powering off in order, after the commands' time limit.
@@ -142,8 +141,10 @@ pub fn run(
 ) -> Result<(Outcome, RunDirectory)> {
     let directory = RunDirectory::create()?;
     fill(&directory.0, ready, request)?;
-    let (mut bed, frames) = start_answering(&directory.0, &mut happening)?;
-    input(Input(bed.0.stdin.take().context("no stdin")?));
+    let mut starts = 0;
+    let (mut bed, mut frames) =
+        start_answering(&directory.0, request, &mut starts, &mut happening)?;
+    let mut input = Some(input);
     let mut deadline = Instant::now() + UP_LIMIT;
     loop {
         match frames.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -151,14 +152,28 @@ pub fn run(
             Ok(Frame::Note(text)) => happening(Happening::Note(text)),
             Ok(Frame::Up) => {
                 deadline = Instant::now() + request.timeout + DOWN_LIMIT;
+                if let Some(input) = input.take() {
+                    input(Input(bed.0.stdin.take().context("no stdin")?));
+                }
                 happening(Happening::Up);
             }
             Ok(Frame::Outcome(json)) => {
                 bed.wait(DOWN_LIMIT);
-                let outcome = serde_json::from_slice(&json).context("the agent's outcome")?;
+                let mut outcome: Outcome =
+                    serde_json::from_slice(&json).context("the agent's outcome")?;
+                outcome.early_deaths = boot_watch::recorded(&directory.0.join("log"));
                 return Ok((outcome, directory));
             }
             Ok(Frame::Started | Frame::Input(_)) => {}
+            Err(RecvTimeoutError::Disconnected)
+                if input.is_some() && may_start_again(request, starts) =>
+            {
+                drop(bed);
+                start_again(&directory.0, starts, "it ended", &mut happening)?;
+                (bed, frames) =
+                    start_answering(&directory.0, request, &mut starts, &mut happening)?;
+                deadline = Instant::now() + UP_LIMIT;
+            }
             Err(error) => {
                 drop(bed);
                 let what = match error {
@@ -167,6 +182,7 @@ pub fn run(
                 };
                 let outcome = Outcome {
                     failure: Some(format!("{what}.\n{}", last_words(&directory.0))),
+                    early_deaths: boot_watch::recorded(&directory.0.join("log")),
                     ..Outcome::default()
                 };
                 return Ok((outcome, directory));
@@ -175,14 +191,36 @@ pub fn run(
     }
 }
 
-/// Starts the bed, and waits until its agent runs. A host VM that says nothing is started again: once, on a machine with a
-/// load of 12, nothing came after the kernel's "tsc: Unable to calibrate against PIT". Why is not known.
+/// A host VM that dies before its guest is up is started again: nothing was tried in it yet.
+fn may_start_again(request: &Request, starts: u32) -> bool {
+    request.bed == BedKind::Nested && starts < boot_watch::STARTS
+}
+
+fn start_again(
+    directory: &Path,
+    starts: u32,
+    cause: &str,
+    happening: &mut impl FnMut(Happening),
+) -> Result<()> {
+    let logs = directory.join("log");
+    let files = [logs.join("host-console.log"), logs.join("bed.log")];
+    boot_watch::record(&logs, "host VM", starts, cause, &files)?;
+    happening(Happening::Note(format!(
+        "the host VM died early ({cause}) and is started again"
+    )));
+    Ok(())
+}
+
+/// Starts the bed, and waits until its agent runs.
 fn start_answering(
     directory: &Path,
+    request: &Request,
+    starts: &mut u32,
     happening: &mut impl FnMut(Happening),
 ) -> Result<(Bed, Receiver<Frame>)> {
-    let mut attempt = 1;
+    let logs = directory.join("log");
     loop {
+        *starts += 1;
         let mut bed = start(directory)?;
         let (sender, frames) = mpsc::channel();
         let mut from = bed.0.stdout.take().context("no stdout")?;
@@ -193,20 +231,39 @@ fn start_answering(
                 }
             }
         });
-        let first = frames.recv_timeout(AGENT_LIMIT);
-        if first.is_ok() {
+        let nested = request.bed == BedKind::Nested;
+        let watch =
+            nested.then(|| BootWatch::new(&logs.join("bed.log"), &logs.join("host-console.log")));
+        let Some(cause) = wait_for_agent(&frames, watch) else {
             return Ok((bed, frames));
-        }
+        };
         drop(bed);
-        let words = last_words(directory);
-        if first == Err(RecvTimeoutError::Disconnected) || attempt == ATTEMPTS {
-            bail!("the bed did not start (attempt {attempt}).\n{words}");
+        if !may_start_again(request, *starts) {
+            let words = last_words(directory);
+            bail!("the bed did not start (attempt {starts}): {cause}.\n{words}");
         }
-        happening(Happening::Note(format!(
-            "the host VM was silent for {} s and is started again",
-            AGENT_LIMIT.as_secs()
-        )));
-        attempt += 1;
+        start_again(directory, *starts, &cause, happening)?;
+    }
+}
+
+/// Waits for the agent's first frame; what hindered it comes back.
+fn wait_for_agent(frames: &Receiver<Frame>, mut watch: Option<BootWatch>) -> Option<String> {
+    let deadline = Instant::now() + AGENT_LIMIT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let first = frames.recv_timeout(BootWatch::EVERY.min(left));
+        let death = watch.as_mut().and_then(|watch| watch.look(Instant::now()));
+        match first {
+            Ok(_) => return None,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Some(death.unwrap_or_else(|| "it ended".to_owned()));
+            }
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => {
+                return Some(format!("no agent after {} s", AGENT_LIMIT.as_secs()));
+            }
+            Err(RecvTimeoutError::Timeout) if death.is_some() => return death,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
     }
 }
 

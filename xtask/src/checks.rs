@@ -15,7 +15,7 @@ use crate::lock::CacheLock;
 use crate::modules;
 use crate::packages;
 use crate::plan::BedKind;
-use crate::process::tail;
+use crate::process::{head, tail};
 use crate::project::{self, cargo};
 use crate::scenario::{self, Line};
 use crate::tally::Tally;
@@ -243,7 +243,9 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
                 "guest-qemu.log",
                 "bed.log",
             ] {
-                let text = tail(&findings.logs.join(log), 12);
+                // QEMU's register dump has its cause at the head.
+                let part = if log == "guest-qemu.log" { head } else { tail };
+                let text = part(&findings.logs.join(log), 12);
                 if !text.is_empty() {
                     println!("    --- {log}:\n{text}");
                 }

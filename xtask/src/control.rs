@@ -48,6 +48,9 @@ pub struct Outcome {
     pub failure: Option<String>,
     /// Lines of the guest's kernel log that tell of a bug (oops, warning, hung task).
     pub kernel_complaints: Vec<String>,
+    /// The VMs, host VM and guests, whose kernels died before init and that were started again. Set by the bed.
+    #[serde(default)]
+    pub early_deaths: Vec<String>,
 }
 
 /// The longest payload: anything longer is no frame of ours.

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::control::Source;
 use crate::cpio::Archive;
-use crate::guest_vm::{DIED_EARLY, GuestEvent, GuestOptions, GuestVm, STARTS};
+use crate::guest_vm::{self, GuestEvent, GuestOptions, GuestVm};
 use crate::paths;
 use crate::plan::{GuestTask, Plan, VmConfig};
 use crate::shell::TIMED_OUT;
@@ -22,25 +22,13 @@ use crate::shell::TIMED_OUT;
 /// For powering off.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs the command in a guest of its own, and returns its status. A guest that dies early is started again.
+/// Runs the command in a guest of its own, and returns its status.
 pub fn command(
     run: &str,
     vm: Option<&str>,
     timeout: Duration,
     link: Option<PathBuf>,
 ) -> Result<i32> {
-    for _ in 1..STARTS {
-        match once(run, vm, timeout, link.clone()) {
-            Err(error) if error.to_string().starts_with(DIED_EARLY) => {
-                eprintln!("bed: {error:#}\nbed: once more")
-            }
-            other => return other,
-        }
-    }
-    once(run, vm, timeout, link)
-}
-
-fn once(run: &str, vm: Option<&str>, timeout: Duration, link: Option<PathBuf>) -> Result<i32> {
     let io = Path::new(paths::IO);
     let plan = Plan::read(io).context("`xtask guest` works inside of a bed only")?;
     let name = format!("guest-{}", std::process::id());
@@ -70,22 +58,28 @@ fn once(run: &str, vm: Option<&str>, timeout: Duration, link: Option<PathBuf>) -
         options.pools = vm.pools;
     }
     let (events, receiver) = mpsc::channel::<GuestEvent>();
-    let mut guest = GuestVm::start(&plan, &options, &events)?;
-    guest.wait_up(&receiver, |event| {
-        if let GuestEvent::Line(line) = &event
-            && let Some(note) = line.strip_prefix("note ")
-        {
-            eprintln!("guest: {note}");
-        }
-        Ok(Some(event))
-    })?;
+    let mut guest = GuestVm::boot(
+        &plan,
+        &options,
+        (&events, &receiver),
+        |event| {
+            if let GuestEvent::Line(line) = &event
+                && let Some(note) = line.strip_prefix("note ")
+            {
+                eprintln!("guest: {note}");
+            }
+            Ok(Some(event))
+        },
+        |death| {
+            eprintln!("bed: {death}");
+            Ok(())
+        },
+    )?;
     fs::remove_file(&initrd)?;
     guest.order(&GuestTask::Run)?;
     let mut status = None;
     let mut deadline = Instant::now() + timeout;
-    let mut streams = crate::agent::GUEST_STREAMS;
-    let mut ended = false;
-    while !ended || streams > 0 {
+    while !guest.is_gone() {
         match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(GuestEvent::Output(Source::GuestErr, bytes)) => io::stderr().write_all(&bytes)?,
             Ok(GuestEvent::Output(_, bytes)) => {
@@ -99,8 +93,8 @@ fn once(run: &str, vm: Option<&str>, timeout: Duration, link: Option<PathBuf>) -
                     deadline = Instant::now() + END_LIMIT;
                 }
             }
-            Ok(GuestEvent::Drained) => streams -= 1,
-            Ok(GuestEvent::Ended(_)) => ended = true,
+            Ok(GuestEvent::Drained) => guest.mark_drained(),
+            Ok(GuestEvent::Ended(_)) => guest.mark_ended(),
             Err(_) => {
                 guest.kill();
                 if status.is_none() {
@@ -110,7 +104,7 @@ fn once(run: &str, vm: Option<&str>, timeout: Duration, link: Option<PathBuf>) -
             }
         }
     }
-    for line in guest.kernel_complaints() {
+    for line in guest_vm::kernel_complaints(&options.console) {
         eprintln!("the guest's kernel complained: {line}");
     }
     status.with_context(|| format!("QEMU ended before the command had.\n{}", guest.last_words()))

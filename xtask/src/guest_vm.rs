@@ -9,9 +9,9 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags};
@@ -21,13 +21,12 @@ use rustix::time::Timespec;
 use crate::control::Source;
 use crate::paths;
 use crate::plan::{BedKind, GuestTask, Plan, PoolConfig};
-use crate::process::{Watched, tail};
+use crate::process::{Watched, head, tail};
 
-/// What is said of a guest whose kernel died before its init had run, and so before the guest driver was loaded. Seen
-/// under nested emulation; the cause isn't known.
-pub const DIED_EARLY: &str = "QEMU ended before the guest was up";
-/// How often such a guest is started.
-pub const STARTS: usize = 3;
+mod boot;
+
+/// How many streams a guest's output comes from.
+const STREAMS: usize = 4;
 
 /// What the kernel writes when something is broken.
 const COMPLAINTS: &[&str] = &[
@@ -80,11 +79,12 @@ pub struct GuestVm {
     qemu_log: PathBuf,
     boot_limit: Duration,
     ended: bool,
+    drained: usize,
 }
 
 impl GuestVm {
     /// Starts QEMU. Everything that happens then arrives at `events`.
-    pub fn start<E: From<GuestEvent> + Send + 'static>(
+    fn start<E: From<GuestEvent> + Send + 'static>(
         plan: &Plan,
         options: &GuestOptions,
         events: &Sender<E>,
@@ -207,9 +207,10 @@ impl GuestVm {
             for line in lines.lines() {
                 let Ok(line) = line else { break };
                 if to.send(GuestEvent::Line(line).into()).is_err() {
-                    break;
+                    return;
                 }
             }
+            let _ = to.send(GuestEvent::Drained.into());
         });
         Ok(Self {
             qemu,
@@ -220,34 +221,8 @@ impl GuestVm {
             qemu_log: options.qemu_log.clone(),
             boot_limit: Duration::from_secs(plan.boot_limit),
             ended: false,
+            drained: 0,
         })
-    }
-
-    /// Waits until init has everything up. `other` gets the events that are not this guest's lines.
-    pub fn wait_up<E>(
-        &mut self,
-        events: &Receiver<E>,
-        mut take: impl FnMut(E) -> Result<Option<GuestEvent>>,
-    ) -> Result<()> {
-        let deadline = Instant::now() + self.boot_limit;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(event) = events.recv_timeout(left) else {
-                bail!(
-                    "the guest was not up after {} s.\n{}",
-                    self.boot_limit.as_secs(),
-                    self.last_words()
-                );
-            };
-            match take(event)? {
-                Some(GuestEvent::Line(line)) if line == "up" => return Ok(()),
-                Some(GuestEvent::Ended(status)) => {
-                    self.ended = true;
-                    bail!("{DIED_EARLY} ({status}).\n{}", self.last_words());
-                }
-                _ => {}
-            }
-        }
     }
 
     /// Tells the guest what to do.
@@ -294,9 +269,14 @@ impl GuestVm {
         self.ended = true;
     }
 
-    /// True when QEMU has ended.
-    pub fn has_ended(&self) -> bool {
-        self.ended
+    /// Remembers that one of its streams has ended.
+    pub fn mark_drained(&mut self) {
+        self.drained += 1;
+    }
+
+    /// True when QEMU has ended, and everything it has sent was taken.
+    pub fn is_gone(&self) -> bool {
+        self.ended && self.drained >= STREAMS
     }
 
     /// Ends QEMU at once.
@@ -304,27 +284,27 @@ impl GuestVm {
         self.qemu.signal(Signal::KILL);
     }
 
-    /// Lines of the guest's console that tell of a kernel bug.
-    pub fn kernel_complaints(&self) -> Vec<String> {
-        let console = fs::read(&self.console).unwrap_or_default();
-        String::from_utf8_lossy(&console)
-            .lines()
-            .filter(|line| COMPLAINTS.iter().any(|words| line.contains(words)))
-            .map(|line| line.trim().to_owned())
-            .collect()
-    }
-
-    /// The ends of QEMU's log and the guest's console, for error messages.
+    /// QEMU's log and the end of the guest's console, for error messages.
     pub fn last_words(&self) -> String {
         last_words(&self.qemu_log, &self.console)
     }
 }
 
-/// The ends of both logs.
+/// Lines of a guest's console that tell of a kernel bug.
+pub fn kernel_complaints(console: &Path) -> Vec<String> {
+    let console = fs::read(console).unwrap_or_default();
+    String::from_utf8_lossy(&console)
+        .lines()
+        .filter(|line| COMPLAINTS.iter().any(|words| line.contains(words)))
+        .map(|line| line.trim().to_owned())
+        .collect()
+}
+
+/// What QEMU said first, a register dump's cause among it, and the end of the console.
 fn last_words(qemu_log: &Path, console: &Path) -> String {
     format!(
         "--- QEMU said:\n{}\n--- the guest's console:\n{}",
-        tail(qemu_log, 15),
+        head(qemu_log, 15),
         tail(console, 25)
     )
 }

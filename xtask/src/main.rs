@@ -7,13 +7,14 @@
 //! | [`bed`], [`run_directory`], [`shell`], [`printer`] | run a bed from the outside |
 //! | [`checks`], [`tally`], [`demo`], [`attack`], [`mutants`], [`mod@derive`], [`report`], [`frame_png`], [`scenario`], [`catalogue`] | what is tried in beds, and what came of it |
 //! | [`enter`] | the bed's namespaces, and the host VM |
-//! | [`agent`], [`daemon`], [`pools`], [`guest_vm`], [`further_guest`], [`host_command`], [`link`] | the host side: daemon, guest, commands |
+//! | [`agent`], [`daemon`], [`pools`], [`guest_vm`], [`boot_watch`], [`further_guest`], [`host_command`], [`link`] | the host side: daemon, guest, commands |
 //! | [`control`], [`plan`] | what bed and agent say to each other |
 
 mod agent;
 mod args;
 mod attack;
 mod bed;
+mod boot_watch;
 mod catalogue;
 mod checks;
 mod control;

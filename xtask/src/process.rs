@@ -64,6 +64,14 @@ pub fn tail(path: &Path, lines: usize) -> String {
     all.get(from..).unwrap_or_default().join("\n")
 }
 
+/// The first lines of a file, for error messages.
+pub fn head(path: &Path, lines: usize) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<&str> = text.lines().take(lines).collect();
+    all.join("\n")
+}
+
 /// A shell's view of an exit status: the code, or 128 + signal.
 pub fn exit_code(status: ExitStatus) -> i32 {
     status

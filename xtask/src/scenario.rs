@@ -13,7 +13,6 @@ use anyhow::{Context, Result};
 use crate::bed::{self, Happening, Ready, Request};
 use crate::control::Source;
 use crate::frame_png::FrameShape;
-use crate::guest_vm::{DIED_EARLY, STARTS};
 use crate::plan::BedKind;
 use crate::report::Check;
 
@@ -53,36 +52,11 @@ pub struct Findings {
 }
 
 /// Runs a scenario; `tell` hears its steps, with the time since the start, and its other lines.
-///
-/// A bed whose guest died early is started again: nothing of the scenario has run then.
 pub fn run(
     ready: &Ready,
     scenario: &Scenario,
     bed: BedKind,
     mut tell: impl FnMut(Line<'_>),
-) -> Result<Findings> {
-    for _ in 1..STARTS {
-        let findings = once(ready, scenario, bed, &mut tell)?;
-        let died_early = |check: &Check| check.value.to_string().contains(DIED_EARLY);
-        if !findings
-            .checks
-            .iter()
-            .any(|check| check.name == "bed_works" && died_early(check))
-        {
-            return Ok(findings);
-        }
-        tell(Line::Detail(
-            "the guest's kernel died before its init ran; once more",
-        ));
-    }
-    once(ready, scenario, bed, &mut tell)
-}
-
-fn once(
-    ready: &Ready,
-    scenario: &Scenario,
-    bed: BedKind,
-    tell: &mut impl FnMut(Line<'_>),
 ) -> Result<Findings> {
     let on_host = |text: &str| format!("{PRELUDE}\n{HOST}\n{text}");
     let in_guest = |text: &str| format!("{PRELUDE}\n{text}");
@@ -143,6 +117,10 @@ fn once(
         "" => Check::new("guest_kernel_clean", true, true),
         text => Check::new("guest_kernel_clean", false, text),
     });
+    if !outcome.early_deaths.is_empty() {
+        let deaths = outcome.early_deaths.join("; ");
+        checks.push(Check::new("started_again", true, deaths));
+    }
     let frames = frames
         .iter()
         .map(|line| read_frame(line, &run))
