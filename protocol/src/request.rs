@@ -353,8 +353,12 @@ fn published(
     ))
 }
 
-/// A format is either all zero, or has a fourcc, a size, 1 to 4 planes, and zero in the planes not used.
-fn checked_format(format: Format) -> Result<Option<Format>, Status> {
+/// A format is either all zero, which is `None`, or has a fourcc, a size, 1 to 4 planes, and zero in the planes not
+/// used. Both sides check it.
+///
+/// # Errors
+/// [`Status::EINVAL`] for anything else.
+pub fn checked_format(format: Format) -> Result<Option<Format>, Status> {
     if format == <Format as zerocopy::FromZeros>::new_zeroed() {
         return Ok(None);
     }

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The event queue: buffers come and go.
+
+use crate::error::{Error, Result};
+use crate::sys::{MAX_SLOTS, SlotQueue};
+use dmabuf_protocol::{BufferId, Name, QUEUE_EVENT, wire};
+use virtio_drivers::Hal;
+use virtio_drivers::transport::Transport;
+use zerocopy::{FromZeros, IntoBytes};
+
+/// What happened to a buffer. It tells that a grant covers the buffer, not that OPEN will succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub change: Change,
+    /// The buffer's number.
+    pub buffer: BufferId,
+    /// The name it has, or had.
+    pub name: Name,
+    /// Events before this one were lost: LIST again.
+    pub lost: bool,
+}
+
+/// A change of the list of buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was published.
+    Added,
+    /// It was withdrawn. Handles and mappings of it stay valid.
+    Withdrawn,
+}
+
+/// The queue, always full of buffers for the device to write to.
+pub(crate) struct Events<H: Hal> {
+    queue: SlotQueue<H>,
+    sequence: u64,
+    lost: bool,
+}
+
+impl<H: Hal> Events<H> {
+    pub fn new<T: Transport>(transport: &mut T) -> Result<Self> {
+        Ok(Self {
+            queue: SlotQueue::new(
+                transport,
+                QUEUE_EVENT,
+                MAX_SLOTS,
+                0,
+                size_of::<wire::Event>(),
+            )?,
+            sequence: 0,
+            lost: false,
+        })
+    }
+
+    pub fn set_interrupts(&mut self, enable: bool) {
+        self.queue.set_interrupts(enable);
+    }
+
+    /// Gives the device all buffers; only while it runs.
+    pub fn fill<T: Transport>(&mut self, transport: &mut T) -> Result<()> {
+        (0..MAX_SLOTS).try_for_each(|slot| self.queue.send(transport, slot, &[]))
+    }
+
+    /// The next event of a kind that is known here.
+    pub fn next<T: Transport>(&mut self, transport: &mut T) -> Result<Option<Event>> {
+        // Not for ever: the device could send unknown kinds as fast as they are taken.
+        for _ in 0..MAX_SLOTS {
+            let Some((slot, length)) = self.queue.take()? else {
+                return Ok(None);
+            };
+            let mut event = wire::Event::new_zeroed();
+            self.queue.read(slot, event.as_mut_bytes())?;
+            self.queue.send(transport, slot, &[])?;
+            if length != size_of::<wire::Event>() {
+                return Err(Error::Protocol("an event's length"));
+            }
+            if let Some(event) = self.check(&event)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    fn check(&mut self, event: &wire::Event) -> Result<Option<Event>> {
+        self.lost |= event.sequence.get() != self.sequence.wrapping_add(1);
+        self.sequence = event.sequence.get();
+        let change = match event.kind.get() {
+            wire::EVENT_BUFFER_ADDED => Change::Added,
+            wire::EVENT_BUFFER_WITHDRAWN => Change::Withdrawn,
+            _ => return Ok(None),
+        };
+        let Ok(name) = Name::from_wire(event.name) else {
+            return Err(Error::Protocol("an event's name"));
+        };
+        let buffer = BufferId(event.buffer.get());
+        Ok(Some(Event {
+            change,
+            buffer,
+            name,
+            lost: core::mem::take(&mut self.lost),
+        }))
+    }
+}

@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A fake transport with a small host behind it: it answers at once, in the notification, unless it is told to lie or
+//! to wait.
+
+use super::hal::{FakeHal, device_memory, peek, poke};
+use crate::sys::Region;
+use crate::window::{StaticWindow, Windows};
+use crate::{Device, Platform, Result};
+use core::time::Duration;
+use dmabuf_protocol::request::{Envelope, Request};
+use dmabuf_protocol::{
+    Access, DeviceConfig, Enforcement, Handle, MappingId, Name, OpCode, Status, Uuid, WindowHeader,
+    wire,
+};
+use std::boxed::Box;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::format;
+use std::rc::Rc;
+use std::vec::Vec;
+use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
+use virtio_drivers::{Error as VirtioError, PhysAddr};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+pub const PAGE: u64 = 4096;
+pub const UUID: Uuid = Uuid(*b"the static one..");
+/// Buffers `frame/0`… in the static window, read-only; `rw/x` comes on top.
+pub const FRAMES: u64 = 12;
+const STATIC_SIZE: u64 = 16 * PAGE;
+pub const DYNAMIC_SIZE: u64 = 128 * PAGE;
+
+pub type TestDevice = Device<FakeHal, FakeTransport, FakeWindows, FakeClock>;
+/// Changes the bytes of a reply, or the length that the used ring says.
+pub type Lie = Box<dyn FnMut(OpCode, &mut Vec<u8>)>;
+
+struct Queue {
+    descriptors: u64,
+    available: u64,
+    used: u64,
+    size: u16,
+    taken: u16,
+    given: u16,
+}
+
+/// A chain that the host has.
+pub struct Chain {
+    head: u16,
+    pub request: Vec<u8>,
+    to: u64,
+    space: u32,
+}
+
+pub struct Host {
+    pub config: Vec<u8>,
+    pub features: u64,
+    pub accepted: u64,
+    pub status: Vec<DeviceStatus>,
+    queues: BTreeMap<u16, Queue>,
+    pub static_window: u64,
+    pub dynamic_window: u64,
+    /// Handle: buffer.
+    pub handles: BTreeMap<u64, u64>,
+    /// Mapping: handle.
+    pub mappings: BTreeMap<u64, u64>,
+    next: u64,
+    pub requests: Vec<OpCode>,
+    pub lie: Option<Lie>,
+    /// Keep requests instead of answering them.
+    pub holding: bool,
+    pub held: Vec<Chain>,
+    pub event_buffers: Vec<Chain>,
+    pub vms_window: bool,
+}
+
+pub type Shared = Rc<RefCell<Host>>;
+
+impl Host {
+    pub fn new() -> Shared {
+        let config = DeviceConfig {
+            magic: dmabuf_protocol::config::CONFIG_MAGIC,
+            version: 1.into(),
+            windows: 3.into(),
+            window_size: DYNAMIC_SIZE.into(),
+            uuid: UUID.0,
+            max_handles: 64.into(),
+            max_mappings: 64.into(),
+            max_inflight: 8.into(),
+            num_static: 1.into(),
+            reserved: 0.into(),
+        };
+        let static_window = device_memory(usize::try_from(STATIC_SIZE).unwrap());
+        poke(static_window, header());
+        for frame in 0..FRAMES {
+            poke(static_window + (1 + frame) * PAGE, [0xf0 + frame; 512]);
+        }
+        Rc::new(RefCell::new(Self {
+            config: config.as_bytes().to_vec(),
+            features: 1 << 32 | 1 << 29 | 1 << 28 | 0xffff,
+            accepted: 0,
+            status: Vec::new(),
+            queues: BTreeMap::new(),
+            static_window,
+            dynamic_window: device_memory(usize::try_from(DYNAMIC_SIZE).unwrap()),
+            handles: BTreeMap::new(),
+            mappings: BTreeMap::new(),
+            next: 1,
+            requests: Vec::new(),
+            lie: None,
+            holding: false,
+            held: Vec::new(),
+            event_buffers: Vec::new(),
+            vms_window: true,
+        }))
+    }
+
+    fn take(&mut self, index: u16) -> Option<Chain> {
+        let queue = self.queues.get_mut(&index)?;
+        if peek::<u16>(queue.available + 2) == queue.taken {
+            return None;
+        }
+        let slot = u64::from(queue.taken % queue.size);
+        let head: u16 = peek(queue.available + 4 + 2 * slot);
+        queue.taken = queue.taken.wrapping_add(1);
+        let mut chain = Chain {
+            head,
+            request: Vec::new(),
+            to: 0,
+            space: 0,
+        };
+        let mut next = Some(head);
+        while let Some(index) = next {
+            let at = queue.descriptors + 16 * u64::from(index);
+            let (address, length, flags): (u64, u32, u16) = (peek(at), peek(at + 8), peek(at + 12));
+            if flags & 2 == 0 {
+                let bytes = 0..u64::from(length);
+                chain
+                    .request
+                    .extend(bytes.map(|byte| peek::<u8>(address + byte)));
+            } else {
+                assert_eq!(chain.space, 0, "one writable descriptor");
+                (chain.to, chain.space) = (address, length);
+            }
+            next = (flags & 1 != 0).then(|| peek(at + 14));
+        }
+        Some(chain)
+    }
+
+    /// Gives a chain back, as it is and with whatever id and length.
+    pub fn give(&mut self, index: u16, id: u32, length: u32) {
+        let queue = self.queues.get_mut(&index).unwrap();
+        let at = queue.used + 4 + 8 * u64::from(queue.given % queue.size);
+        poke(at, (id, length));
+        queue.given = queue.given.wrapping_add(1);
+        poke(queue.used + 2, queue.given);
+    }
+
+    fn answer(&mut self, index: u16, chain: &Chain, bytes: &[u8]) {
+        let fits = bytes.len().min(usize::try_from(chain.space).unwrap());
+        for (at, byte) in (chain.to..).zip(&bytes[..fits]) {
+            poke(at, *byte);
+        }
+        self.give(
+            index,
+            chain.head.into(),
+            u32::try_from(bytes.len()).unwrap(),
+        );
+    }
+
+    pub fn event(&mut self, bytes: &[u8]) {
+        let chain = self.event_buffers.remove(0);
+        self.answer(1, &chain, bytes);
+    }
+
+    /// Answers a control request.
+    pub fn serve(&mut self, chain: &Chain) {
+        let request = Request::parse(&chain.request).expect("the driver's requests are valid");
+        self.requests.push(request.op());
+        let (status, body) = match self.carry_out(request) {
+            Ok(body) => (Status::OK, body),
+            Err(status) => (status, Vec::new()),
+        };
+        let mut reply = Envelope::of(&chain.request)
+            .reply(status)
+            .as_bytes()
+            .to_vec();
+        reply.extend(body);
+        if let Some(lie) = &mut self.lie {
+            lie(request.op(), &mut reply);
+        }
+        self.answer(0, chain, &reply);
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn opened(&mut self, buffer: u64, access: Access) -> Vec<u8> {
+        let handle = self.number();
+        self.handles.insert(handle, buffer);
+        let reply = wire::OpenReply {
+            handle: handle.into(),
+            fd_offset: 0.into(),
+            buffer: info(buffer, access),
+        };
+        reply.as_bytes().to_vec()
+    }
+
+    fn carry_out(&mut self, request: Request) -> Result<Vec<u8>, Status> {
+        match request {
+            Request::GetInfo => {
+                let mut info = wire::InfoReply::new_zeroed();
+                info.version = 1.into();
+                info.handles = u32::try_from(self.handles.len()).unwrap().into();
+                info.name = Name::new("this").unwrap().to_wire();
+                Ok(info.as_bytes().to_vec())
+            }
+            Request::List { cursor, .. } => {
+                let entries: Vec<_> = (cursor + 1..=FRAMES + 1).take(5).collect();
+                let more = entries.last().is_some_and(|last| *last <= FRAMES);
+                let head = wire::ListReply {
+                    count: u32::try_from(entries.len()).unwrap().into(),
+                    reserved: 0.into(),
+                    next: if more { *entries.last().unwrap() } else { 0 }.into(),
+                };
+                let mut body = head.as_bytes().to_vec();
+                for id in entries {
+                    body.extend(info(id, best(id)).as_bytes());
+                }
+                Ok(body)
+            }
+            Request::Open { name, flags, .. } => {
+                let named = |id: &u64| name_of(*id) == name;
+                let buffer = (1..=FRAMES + 1).find(named).ok_or(Status::ENOENT)?;
+                let access = flags.access_from(best(buffer))?;
+                Ok(self.opened(buffer, access))
+            }
+            Request::Derive { handle, flags, .. } => {
+                let buffer = *self.handles.get(&handle.0).ok_or(Status::ESTALE)?;
+                let access = flags.access_from(best(buffer))?;
+                Ok(self.opened(buffer, access))
+            }
+            Request::Close(Handle(handle)) => {
+                if self.mappings.values().any(|of| *of == handle) {
+                    return Err(Status::EBUSY);
+                }
+                self.handles.remove(&handle).ok_or(Status::ESTALE)?;
+                Ok(Vec::new())
+            }
+            Request::Map {
+                handle,
+                offset,
+                length,
+                access,
+            } => {
+                let buffer = *self.handles.get(&handle.0).ok_or(Status::ESTALE)?;
+                let mapping = self.number();
+                self.mappings.insert(mapping, handle.0);
+                let fixed = buffer <= FRAMES;
+                let reply = wire::MapReply {
+                    mapping: mapping.into(),
+                    window_offset: if fixed {
+                        buffer * PAGE + offset
+                    } else {
+                        2 * PAGE
+                    }
+                    .into(),
+                    length: length.into(),
+                    access: access.to_wire().into(),
+                    enforcement: enforcement(access).to_wire().into(),
+                    caching: 1.into(),
+                    window: u32::from(fixed).into(),
+                    uuid: if fixed { UUID } else { Uuid::NIL }.0,
+                    reserved: 0.into(),
+                };
+                Ok(reply.as_bytes().to_vec())
+            }
+            Request::Unmap(MappingId(mapping)) => {
+                self.mappings.remove(&mapping).ok_or(Status::ESTALE)?;
+                Ok(Vec::new())
+            }
+            other => panic!("the driver sent {other:?}"),
+        }
+    }
+}
+
+pub fn header() -> WindowHeader {
+    WindowHeader::new(
+        UUID,
+        STATIC_SIZE,
+        PAGE,
+        PAGE,
+        u32::try_from(FRAMES).unwrap(),
+    )
+}
+
+pub fn name_of(id: u64) -> Name {
+    if id <= FRAMES {
+        Name::new(&format!("frame/{}", id - 1)).unwrap()
+    } else {
+        Name::new("rw/x").unwrap()
+    }
+}
+
+fn best(id: u64) -> Access {
+    if id <= FRAMES {
+        Access::ReadOnly
+    } else {
+        Access::ReadWrite
+    }
+}
+
+fn enforcement(access: Access) -> Enforcement {
+    if access.can_write() {
+        Enforcement::None
+    } else {
+        Enforcement::Sealed
+    }
+}
+
+fn info(id: u64, access: Access) -> wire::BufferInfo {
+    wire::BufferInfo {
+        id: id.into(),
+        size: if id <= FRAMES { PAGE } else { 4 * PAGE }.into(),
+        access: access.to_wire().into(),
+        enforcement: enforcement(access).to_wire().into(),
+        heap: 3.into(),
+        flags: u32::from(id <= FRAMES).into(),
+        format: FromZeros::new_zeroed(),
+        name: name_of(id).to_wire(),
+    }
+}
+
+pub struct FakeTransport(pub Shared);
+
+impl Transport for FakeTransport {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::Memory
+    }
+    fn read_device_features(&mut self) -> u64 {
+        self.0.borrow().features
+    }
+    fn write_driver_features(&mut self, features: u64) {
+        self.0.borrow_mut().accepted = features;
+    }
+    fn max_queue_size(&mut self, _: u16) -> u32 {
+        64
+    }
+    fn notify(&mut self, queue: u16) {
+        let mut host = self.0.borrow_mut();
+        assert!(
+            host.status
+                .last()
+                .unwrap()
+                .contains(DeviceStatus::DRIVER_OK)
+        );
+        while let Some(chain) = host.take(queue) {
+            match queue {
+                0 if host.holding => host.held.push(chain),
+                0 => host.serve(&chain),
+                _ => host.event_buffers.push(chain),
+            }
+        }
+    }
+    fn get_status(&self) -> DeviceStatus {
+        self.0.borrow().status.last().copied().unwrap_or_default()
+    }
+    fn set_status(&mut self, status: DeviceStatus) {
+        self.0.borrow_mut().status.push(status);
+    }
+    fn set_guest_page_size(&mut self, _: u32) {}
+    fn requires_legacy_layout(&self) -> bool {
+        false
+    }
+    fn queue_set(&mut self, index: u16, size: u32, d: PhysAddr, a: PhysAddr, u: PhysAddr) {
+        let queue = Queue {
+            descriptors: d,
+            available: a,
+            used: u,
+            size: u16::try_from(size).unwrap(),
+            taken: 0,
+            given: 0,
+        };
+        self.0.borrow_mut().queues.insert(index, queue);
+    }
+    fn queue_unset(&mut self, _: u16) {}
+    fn queue_used(&mut self, index: u16) -> bool {
+        self.0.borrow().queues.contains_key(&index)
+    }
+    fn ack_interrupt(&mut self) -> InterruptStatus {
+        InterruptStatus::QUEUE_INTERRUPT
+    }
+    fn read_config_generation(&self) -> u32 {
+        0
+    }
+    fn read_config_space<V: FromBytes + IntoBytes>(&self, at: usize) -> Result<V, VirtioError> {
+        let host = self.0.borrow();
+        let bytes = host.config.get(at..at + size_of::<V>());
+        V::read_from_bytes(bytes.ok_or(VirtioError::ConfigSpaceTooSmall)?)
+            .map_err(|_| VirtioError::IoError)
+    }
+    fn write_config_space<V: IntoBytes + Immutable>(
+        &mut self,
+        _: usize,
+        _: V,
+    ) -> Result<(), VirtioError> {
+        panic!("the configuration space is read-only")
+    }
+}
+
+pub struct FakeWindows(Shared);
+
+impl Windows for FakeWindows {
+    fn dynamic(&self) -> Option<Region> {
+        Region::bar(self.0.borrow().dynamic_window, DYNAMIC_SIZE).ok()
+    }
+    fn find(&mut self, uuid: Uuid) -> Option<StaticWindow> {
+        let host = self.0.borrow();
+        let bar = Region::bar(host.static_window, STATIC_SIZE).unwrap();
+        let window = StaticWindow::recognise::<FakeHal>(bar).filter(|_| host.vms_window);
+        window.filter(|window| window.uuid() == uuid)
+    }
+}
+
+/// Time goes on whenever the driver has nothing to do.
+#[derive(Default)]
+pub struct FakeClock(Cell<u64>);
+
+impl Platform for FakeClock {
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.0.get())
+    }
+    fn idle(&self) {
+        self.0.set(self.0.get() + 100);
+    }
+}
+
+pub fn start(host: &Shared) -> Result<TestDevice> {
+    let transport = FakeTransport(Rc::clone(host));
+    Device::new(
+        transport,
+        FakeWindows(Rc::clone(host)),
+        FakeClock::default(),
+    )
+}
