@@ -98,7 +98,7 @@ pub struct Ready {
     pub modules: Vec<PathBuf>,
     /// The guest's test programs.
     pub guest_programs: Vec<PathBuf>,
-    /// Test programs for the host side, as `cargo test` builds them; only where a scenario runs them.
+    /// Programs that only scenarios run, from the host side: tests, as `cargo test` builds them, and the payload.
     pub host_tests: Vec<PathBuf>,
 }
 

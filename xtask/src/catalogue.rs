@@ -21,6 +21,7 @@ pub const ALL: &[Scenario] = &[
     DRIVER_LIFECYCLE,
     TWO_VMS,
     HEAPS,
+    BARE_METAL,
 ];
 
 const SMOKE: Scenario = Scenario {
@@ -173,4 +174,35 @@ const HEAPS: Scenario = Scenario {
         "heap_tests",
     ],
     limit: Duration::from_secs(300),
+};
+
+const BARE_METAL: Scenario = Scenario {
+    name: "bare-metal",
+    beds: &[BedKind::Flat],
+    before: FRAMES,
+    host: Some(include_str!("../scenarios/bare-metal-host.sh")),
+    guest: None,
+    config: Some(include_str!("../scenarios/bare-metal.toml")),
+    required: &[
+        "payload_done",
+        "recognised",
+        "list",
+        "crc_equal",
+        "other_crc_equal",
+        "crcs_differ",
+        "boots_within_a_second",
+        "attack_done",
+        "write_access_refused",
+        "guest_sees_no_change",
+        "host_bytes_unchanged",
+        "attack_is_real",
+        "copy_changed",
+        "dynamic_window",
+        "host_sees_write",
+        "all_given_back",
+        "events",
+        "event_added",
+        "event_withdrawn",
+    ],
+    limit: Duration::from_secs(240),
 };

@@ -16,7 +16,7 @@ use crate::modules;
 use crate::packages;
 use crate::plan::BedKind;
 use crate::process::{head, tail};
-use crate::project::{self, cargo};
+use crate::project::{self, PAYLOAD, cargo};
 use crate::scenario::{self, Line};
 use crate::tally::Tally;
 use crate::tree;
@@ -39,6 +39,11 @@ pub fn command(only: Option<&str>) -> Result<i32> {
                 "-D",
                 "warnings",
             ],
+            None,
+        ),
+        (
+            "clippy bare-metal",
+            &[&["clippy"], PAYLOAD, &["--", "-D", "warnings"]].concat(),
             None,
         ),
         (
@@ -205,6 +210,7 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     let prepared = bed::prepare(&Programs::Build).and_then(|mut ready| {
         ready.host_tests = project::build_tests()?;
+        ready.host_tests.extend(project::build_payload()?);
         Ok(ready)
     });
     let ready = match prepared {

@@ -37,6 +37,22 @@ pub fn build_tests() -> Result<Vec<PathBuf>> {
     Ok(built.into_iter().filter(is_test).collect())
 }
 
+/// What cargo has to be told to build, or look at, the guest without an operating system: see its `Cargo.toml`.
+pub const PAYLOAD: &[&str] = &[
+    "--quiet",
+    "--package",
+    "dmabuf-payload",
+    "--features",
+    "bare-metal",
+    "--profile",
+    "bare-metal",
+];
+
+/// Builds that guest.
+pub fn build_payload() -> Result<Vec<PathBuf>> {
+    executables(&[&["build"], PAYLOAD].concat())
+}
+
 /// The executables that cargo makes of these arguments.
 fn executables(arguments: &[&str]) -> Result<Vec<PathBuf>> {
     #[derive(Deserialize)]

@@ -75,9 +75,14 @@ pub fn fill(directory: &Path, ready: &Ready, request: &Request) -> Result<()> {
         modules::copy_stripped(program, &bin.join(name))?;
     }
     for program in &ready.host_tests {
-        // Cargo puts a hash behind the name.
+        // Cargo puts a hash behind the name of a test.
         let name = name_of(program)?;
-        let name = name.rsplit_once('-').map_or(name, |(name, _)| name);
+        let hash =
+            |hash: &str| hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let name = match name.rsplit_once('-') {
+            Some((name, suffix)) if hash(suffix) => name,
+            _ => name,
+        };
         modules::copy_stripped(program, &bin.join(name))?;
     }
     for module in &ready.modules {
