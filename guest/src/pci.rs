@@ -57,7 +57,7 @@ impl<C: ConfigurationAccess> PciBus<C> {
         &self,
         platform: P,
     ) -> Result<Option<PciDevice<'_, H, C, P>>> {
-        for function in self.of_vendor(|id| VIRTIO_IDS.contains(&id.wrapping_sub(VIRTIO_BASE))) {
+        for function in self.candidates() {
             self.enable(function);
             let Ok(transport) = PciTransport::new::<H, _>(&mut self.root(), function) else {
                 return Err(Error::Pci("a device without virtio's capabilities"));
@@ -71,6 +71,11 @@ impl<C: ConfigurationAccess> PciBus<C> {
             }
         }
         Ok(None)
+    }
+
+    /// What can be a dmabuf device, by its id.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = DeviceFunction> {
+        self.of_vendor(|id| VIRTIO_IDS.contains(&id.wrapping_sub(VIRTIO_BASE)))
     }
 
     fn root(&self) -> PciRoot<ConfigSpace<'_, C>> {
@@ -110,13 +115,15 @@ impl<C: ConfigurationAccess> PciBus<C> {
 
     fn bar(&self, function: DeviceFunction, index: u8) -> Result<Region> {
         match self.root().bar_info(function, index) {
-            Ok(Some(BarInfo::Memory { address, size, .. })) => Region::bar(address, size),
+            Ok(Some(BarInfo::Memory { address, size, .. })) => Region::bar(address, size).or(Err(
+                Error::Pci("a BAR that has no address, or isn't made of pages"),
+            )),
             _ => Err(Error::Pci("a BAR that isn't memory")),
         }
     }
 
     /// Virtio shared memory region 0 of the device: `struct virtio_pci_cap64` with the id 0.
-    fn shared_memory(&self, function: DeviceFunction) -> Result<Option<Region>> {
+    pub(crate) fn shared_memory(&self, function: DeviceFunction) -> Result<Option<Region>> {
         let root = self.root();
         // A list that leads back to itself ends, too.
         for capability in root.capabilities(function).take(MAX_CAPABILITIES) {
@@ -155,7 +162,7 @@ pub struct PciWindows<'a, H, C> {
 }
 
 impl<'a, H: Hal, C: ConfigurationAccess> PciWindows<'a, H, C> {
-    const fn new(bus: &'a PciBus<C>, dynamic: Option<Region>) -> Self {
+    pub(crate) const fn new(bus: &'a PciBus<C>, dynamic: Option<Region>) -> Self {
         Self {
             bus,
             dynamic,

@@ -6,4 +6,5 @@ mod hal;
 mod host;
 mod late;
 mod lies;
+mod pci;
 mod requests;

@@ -4,17 +4,15 @@
 use super::host::{Host, name_of, start};
 use crate::{Change, Error};
 use dmabuf_protocol::{BufferId, wire};
-use zerocopy::IntoBytes;
+use zerocopy::{FromZeros, IntoBytes};
 
 fn event(kind: u32, sequence: u64, id: u64) -> wire::Event {
-    wire::Event {
-        kind: kind.into(),
-        reserved: 0.into(),
-        sequence: sequence.into(),
-        buffer: id.into(),
-        reserved2: 0.into(),
-        name: name_of(id).to_wire(),
-    }
+    let mut event = wire::Event::new_zeroed();
+    event.kind = kind.into();
+    event.sequence = sequence.into();
+    event.buffer = id.into();
+    event.name = name_of(id).to_wire();
+    event
 }
 
 #[test]
