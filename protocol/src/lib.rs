@@ -9,18 +9,21 @@
 //! * [`wire`]: the fixed-size little-endian structures, byte for byte
 //! * [`request`]: parsing a request, with all validation, into [`request::Request`]
 //! * [`types`]: access, enforcement, names, handles: the values inside the structures
+//! * [`fence`]: sync, fences, release, hold
 //! * [`status`]: the status codes of a reply
 #![no_std]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod config;
+pub mod fence;
 pub mod request;
 pub mod status;
 pub mod types;
 pub mod wire;
 
 pub use config::{DeviceConfig, WindowHeader};
+pub use fence::{FenceUsage, SyncDirection};
 pub use request::{OpCode, Request};
 pub use status::Status;
 pub use types::{

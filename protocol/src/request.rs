@@ -4,10 +4,11 @@
 //! Lengths are exact: a request that is shorter or longer than its structure is [`Status::EINVAL`], and so is one
 //! with a reserved field that isn't zero. Called by every transport; knows none.
 
-use crate::PAGE_SIZE;
+use crate::fence::{self, FenceUsage, SyncDirection};
 use crate::status::Status;
 use crate::types::{Access, Enforcement, Flags, Handle, MappingId, NAME_LEN, Name};
 use crate::wire;
+use crate::{PAGE_SIZE, QUEUE_CONTROL, QUEUE_FENCE};
 use zerocopy::FromBytes;
 
 macro_rules! opcodes {
@@ -65,6 +66,20 @@ opcodes! {
     Unmap = 0x06, "UNMAP", 0;
     /// A second handle with the same or less access.
     Derive = 0x07, "DERIVE", size_of::<wire::OpenReply>();
+    /// Begin CPU access.
+    SyncStart = 0x10, "SYNC_START", size_of::<wire::SyncReply>();
+    /// End CPU access.
+    SyncEnd = 0x11, "SYNC_END", size_of::<wire::SyncReply>();
+    /// Wait for the fences that a buffer has now.
+    FenceWait = 0x20, "FENCE_WAIT", size_of::<wire::FenceWaitReply>();
+    /// End a wait.
+    FenceCancel = 0x21, "FENCE_CANCEL", 0;
+    /// Look at the fences that a buffer has now.
+    FenceQuery = 0x22, "FENCE_QUERY", size_of::<wire::FenceQueryReply>();
+    /// Tell a buffer's producer that this peer is done with it.
+    Release = 0x23, "RELEASE", 0;
+    /// Put a fence on a buffer while this peer uses it.
+    Hold = 0x24, "HOLD", size_of::<wire::HoldReply>();
     /// A new buffer from a heap.
     Alloc = 0x30, "ALLOC", size_of::<wire::OpenReply>();
     /// A buffer that the peer brings along.
@@ -75,6 +90,17 @@ opcodes! {
     Withdraw = 0x33, "WITHDRAW", 0;
     /// One of the heaps that the peer may allocate from.
     HeapList = 0x34, "HEAP_LIST", size_of::<wire::HeapReply>();
+}
+
+impl OpCode {
+    /// The virtqueue that takes it.
+    #[must_use]
+    pub const fn queue(self) -> u16 {
+        match self {
+            Self::FenceWait | Self::FenceCancel | Self::FenceQuery => QUEUE_FENCE,
+            _ => QUEUE_CONTROL,
+        }
+    }
 }
 
 /// The layout of a picture, checked: see [`wire::Format`].
@@ -124,6 +150,57 @@ pub enum Request {
         flags: Flags,
         /// Least enforcement wanted.
         enforcement: Enforcement,
+    },
+    /// SYNC_START
+    SyncStart {
+        /// The alias.
+        handle: Handle,
+        /// What the CPU will do.
+        direction: SyncDirection,
+    },
+    /// SYNC_END
+    SyncEnd {
+        /// The alias.
+        handle: Handle,
+        /// As in the SYNC_START that it ends.
+        direction: SyncDirection,
+    },
+    /// FENCE_WAIT
+    FenceWait {
+        /// The alias.
+        handle: Handle,
+        /// What it is to be ready for.
+        usage: FenceUsage,
+        /// Longest wait in milliseconds; 0: the grant's.
+        timeout_ms: u32,
+    },
+    /// FENCE_CANCEL
+    FenceCancel {
+        /// The `tag` of the FENCE_WAIT.
+        tag: u64,
+    },
+    /// FENCE_QUERY
+    FenceQuery {
+        /// The alias.
+        handle: Handle,
+        /// What it is to be ready for.
+        usage: FenceUsage,
+    },
+    /// RELEASE
+    Release {
+        /// The alias.
+        handle: Handle,
+        /// Handed to the producer as it is.
+        value: u64,
+    },
+    /// HOLD
+    Hold {
+        /// The alias.
+        handle: Handle,
+        /// What this peer does with the buffer.
+        usage: FenceUsage,
+        /// Longest hold in milliseconds; 0: the grant's.
+        timeout_ms: u32,
     },
     /// ALLOC
     Alloc {
@@ -209,7 +286,8 @@ impl Request {
         if header.reserved.get() != 0 {
             return Err(Status::EINVAL);
         }
-        match OpCode::try_from(header.op.get())? {
+        let op = OpCode::try_from(header.op.get())?;
+        match op {
             OpCode::GetInfo => body
                 .is_empty()
                 .then_some(Self::GetInfo)
@@ -224,6 +302,13 @@ impl Request {
                 exact::<wire::UnmapRequest>(body)?.mapping.get(),
             ))),
             OpCode::Derive => parse_derive(exact(body)?),
+            OpCode::SyncStart
+            | OpCode::SyncEnd
+            | OpCode::FenceWait
+            | OpCode::FenceCancel
+            | OpCode::FenceQuery
+            | OpCode::Release
+            | OpCode::Hold => fence::parse(op, body),
             OpCode::Alloc => parse_alloc(exact(body)?),
             OpCode::Import => parse_import(exact(body)?),
             OpCode::Publish => parse_publish(exact(body)?),
@@ -245,6 +330,13 @@ impl Request {
             Self::Map { .. } => OpCode::Map,
             Self::Unmap(_) => OpCode::Unmap,
             Self::Derive { .. } => OpCode::Derive,
+            Self::SyncStart { .. } => OpCode::SyncStart,
+            Self::SyncEnd { .. } => OpCode::SyncEnd,
+            Self::FenceWait { .. } => OpCode::FenceWait,
+            Self::FenceCancel { .. } => OpCode::FenceCancel,
+            Self::FenceQuery { .. } => OpCode::FenceQuery,
+            Self::Release { .. } => OpCode::Release,
+            Self::Hold { .. } => OpCode::Hold,
             Self::Alloc { .. } => OpCode::Alloc,
             Self::Import { .. } => OpCode::Import,
             Self::Publish { .. } => OpCode::Publish,
@@ -254,11 +346,11 @@ impl Request {
     }
 }
 
-fn exact<T: FromBytes>(body: &[u8]) -> Result<T, Status> {
+pub(crate) fn exact<T: FromBytes>(body: &[u8]) -> Result<T, Status> {
     T::read_from_bytes(body).map_err(|_| Status::EINVAL)
 }
 
-fn zero(value: u64) -> Result<(), Status> {
+pub(crate) fn zero(value: u64) -> Result<(), Status> {
     if value == 0 {
         Ok(())
     } else {

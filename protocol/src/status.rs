@@ -33,11 +33,11 @@ statuses! {
     ENOMEM = 12;
     /// No grant for that, or more access than the parent has, or an enforcement that can't be met.
     EACCES = 13;
-    /// In use: a handle with mappings, or a heap whose slots are all taken.
+    /// In use: a handle with mappings, a heap whose slots are all taken, as many waits as may be open.
     EBUSY = 16;
     /// The name is taken.
     EEXIST = 17;
-    /// No window, or the device is not running.
+    /// No window, or no fence source.
     ENODEV = 19;
     /// The request is malformed.
     EINVAL = 22;
@@ -49,12 +49,16 @@ statuses! {
     EMSGSIZE = 90;
     /// The request is not known, or not on this transport.
     EOPNOTSUPP = 95;
-    /// The front-end did not answer in time.
+    /// The front-end did not answer in time, or a fence didn't signal in time.
     ETIMEDOUT = 110;
     /// The handle or mapping is stale or was never given out.
     ESTALE = 116;
     /// The peer's quota is used up.
     EDQUOT = 122;
+    /// The wait was cancelled.
+    ECANCELED = 125;
+    /// The buffer's producer ended before the fence signalled.
+    EOWNERDEAD = 130;
 }
 
 impl core::fmt::Display for Status {

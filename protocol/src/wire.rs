@@ -18,6 +18,9 @@ macro_rules! wire {
     )*};
 }
 
+pub use crate::fence::wire::*;
+pub(crate) use wire;
+
 wire! {
     /// Start of every request.
     RequestHeader [16] {
@@ -273,8 +276,8 @@ wire! {
         sequence: U64,
         /// The buffer's number, 0 if the event is about none.
         buffer: U64,
-        /// Zero.
-        reserved2: U64,
+        /// [`EVENT_BUFFER_RELEASED`]: the value that RELEASE carried; else zero.
+        value: U64,
         /// The buffer's name.
         name: [u8; NAME_LEN],
     }
@@ -296,3 +299,5 @@ pub const PUBLISH_KEEP: u64 = 1;
 pub const EVENT_BUFFER_ADDED: u32 = 0x8000_0001;
 /// [`Event::kind`]: a buffer that this peer may open was withdrawn; open handles stay valid.
 pub const EVENT_BUFFER_WITHDRAWN: u32 = 0x8000_0002;
+/// [`Event::kind`]: a peer is done with a buffer that this session has made, and says so by RELEASE.
+pub const EVENT_BUFFER_RELEASED: u32 = 0x8000_0003;

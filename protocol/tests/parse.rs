@@ -10,7 +10,8 @@
 use dmabuf_protocol::request::{Envelope, Format};
 use dmabuf_protocol::wire::{self, PUBLISH_KEEP};
 use dmabuf_protocol::{
-    Access, Enforcement, Flags, Handle, MappingId, Name, OpCode, PAGE_SIZE, Request, Status,
+    Access, Enforcement, FenceUsage, Flags, Handle, MappingId, Name, OpCode, PAGE_SIZE,
+    QUEUE_CONTROL, QUEUE_FENCE, Request, Status, SyncDirection,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -74,6 +75,33 @@ fn encode(request: &Request, tag: u64) -> Vec<u8> {
             put(&flags.0.to_le_bytes());
             put(&enforcement.to_wire().to_le_bytes());
         }
+        Request::SyncStart { handle, direction } | Request::SyncEnd { handle, direction } => {
+            put(&handle.0.to_le_bytes());
+            put(&u64::from(direction.to_wire()).to_le_bytes());
+        }
+        Request::FenceWait {
+            handle,
+            usage,
+            timeout_ms,
+        }
+        | Request::Hold {
+            handle,
+            usage,
+            timeout_ms,
+        } => {
+            put(&handle.0.to_le_bytes());
+            put(&usage.to_wire().to_le_bytes());
+            put(&timeout_ms.to_le_bytes());
+        }
+        Request::FenceCancel { tag } => put(&tag.to_le_bytes()),
+        Request::FenceQuery { handle, usage } => {
+            put(&handle.0.to_le_bytes());
+            put(&u64::from(usage.to_wire()).to_le_bytes());
+        }
+        Request::Release { handle, value } => {
+            put(&handle.0.to_le_bytes());
+            put(&value.to_le_bytes());
+        }
         Request::Alloc { heap, size } => {
             put(&heap.to_wire());
             put(&size.to_le_bytes());
@@ -110,7 +138,10 @@ fn zeros(request: &Request) -> (Vec<usize>, Option<usize>) {
     let mut keep = None;
     // Bytes after the NUL that ends a name; the place of a format's reserved field.
     match request {
-        Request::List { .. } => ranges.push(body(12..16)),
+        Request::List { .. }
+        | Request::SyncStart { .. }
+        | Request::SyncEnd { .. }
+        | Request::FenceQuery { .. } => ranges.push(body(12..16)),
         Request::Map { .. } => ranges.push(body(28..32)),
         Request::HeapList { .. } => ranges.push(body(4..8)),
         Request::Open { name, .. } | Request::Withdraw(name) => ranges.push(padding(0, name)),
@@ -125,7 +156,14 @@ fn zeros(request: &Request) -> (Vec<usize>, Option<usize>) {
             ranges.extend([body(9..16), padding(16, name)]);
             ranges.extend(format.is_some().then(|| body(80 + 56..80 + 64)));
         }
-        Request::GetInfo | Request::Close(_) | Request::Unmap(_) | Request::Derive { .. } => {}
+        Request::GetInfo
+        | Request::Close(_)
+        | Request::Unmap(_)
+        | Request::Derive { .. }
+        | Request::FenceWait { .. }
+        | Request::FenceCancel { .. }
+        | Request::Release { .. }
+        | Request::Hold { .. } => {}
     }
     (ranges.into_iter().flatten().collect(), keep)
 }
@@ -168,6 +206,39 @@ fn ranges() -> impl Strategy<Value = (u64, u64)> {
         .prop_filter("the end overflows", |(offset, length)| {
             offset.checked_add(*length).is_some()
         })
+}
+
+fn directions() -> impl Strategy<Value = SyncDirection> {
+    (1u32..4).prop_map(|raw| SyncDirection::from_wire(raw).unwrap())
+}
+
+fn usages() -> impl Strategy<Value = FenceUsage> {
+    (1u32..3).prop_map(|raw| FenceUsage::from_wire(raw).unwrap())
+}
+
+fn fence_requests() -> impl Strategy<Value = Request> {
+    let handle = || any::<u64>().prop_map(Handle);
+    prop_oneof![
+        (handle(), directions())
+            .prop_map(|(handle, direction)| Request::SyncStart { handle, direction }),
+        (handle(), directions())
+            .prop_map(|(handle, direction)| Request::SyncEnd { handle, direction }),
+        (handle(), usages(), any::<u32>()).prop_map(|(handle, usage, timeout_ms)| {
+            Request::FenceWait {
+                handle,
+                usage,
+                timeout_ms,
+            }
+        }),
+        any::<u64>().prop_map(|tag| Request::FenceCancel { tag }),
+        (handle(), usages()).prop_map(|(handle, usage)| Request::FenceQuery { handle, usage }),
+        (handle(), any::<u64>()).prop_map(|(handle, value)| Request::Release { handle, value }),
+        (handle(), usages(), any::<u32>()).prop_map(|(handle, usage, timeout_ms)| Request::Hold {
+            handle,
+            usage,
+            timeout_ms,
+        }),
+    ]
 }
 
 fn requests() -> impl Strategy<Value = Request> {
@@ -217,6 +288,7 @@ fn requests() -> impl Strategy<Value = Request> {
         }),
         names().prop_map(Request::Withdraw),
         any::<u32>().prop_map(|index| Request::HeapList { index }),
+        fence_requests(),
     ]
 }
 
@@ -356,4 +428,53 @@ fn a_format_is_whole_or_absent() {
     // offset[2], stride[3]: planes that aren't used
     refused(&import, |body| body[72 + 24 + 8] = 1);
     refused(&import, |body| body[72 + 40 + 12] = 1);
+}
+
+#[test]
+fn directions_and_usages_without_meaning_are_refused() {
+    let handle = Handle(1);
+    let (direction, usage) = (SyncDirection::ReadWrite, FenceUsage::Read);
+    for request in [
+        Request::SyncStart { handle, direction },
+        Request::SyncEnd { handle, direction },
+    ] {
+        for flags in [0, 4, 5, 7, 0x8000_0001] {
+            refused(&request, |body| {
+                body[8..12].copy_from_slice(&u32::to_le_bytes(flags));
+            });
+        }
+    }
+    for request in [
+        Request::FenceWait {
+            handle,
+            usage,
+            timeout_ms: 1,
+        },
+        Request::FenceQuery { handle, usage },
+        Request::Hold {
+            handle,
+            usage,
+            timeout_ms: 1,
+        },
+    ] {
+        for value in [0, 3, 4, 0x8000_0001] {
+            refused(&request, |body| {
+                body[8..12].copy_from_slice(&u32::to_le_bytes(value));
+            });
+        }
+    }
+}
+
+#[test]
+fn waits_have_a_queue_of_their_own() {
+    let of_fences: Vec<OpCode> = OpCode::ALL
+        .iter()
+        .copied()
+        .filter(|op| op.queue() == QUEUE_FENCE)
+        .collect();
+    assert_eq!(
+        of_fences,
+        [OpCode::FenceWait, OpCode::FenceCancel, OpCode::FenceQuery]
+    );
+    assert_eq!(OpCode::SyncStart.queue(), QUEUE_CONTROL);
 }

@@ -213,7 +213,15 @@ impl Session {
                 enforcement,
             } => self.derive(handle, flags, enforcement),
             // Answered later: see `handle`.
-            Request::Map { .. } | Request::Unmap(_) => Err(Status::EOPNOTSUPP),
+            Request::Map { .. }
+            | Request::Unmap(_)
+            | Request::SyncStart { .. }
+            | Request::SyncEnd { .. }
+            | Request::FenceWait { .. }
+            | Request::FenceCancel { .. }
+            | Request::FenceQuery { .. }
+            | Request::Release { .. }
+            | Request::Hold { .. } => Err(Status::EOPNOTSUPP),
             Request::Alloc { heap, size } => self.alloc(&heap, size),
             Request::Import { name, keep, format } => self.import(name, keep, format, fd),
             Request::Publish {

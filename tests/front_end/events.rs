@@ -21,7 +21,7 @@ fn next(vm: &mut FrontEnd) -> Event {
 }
 
 fn facts(event: &Event) -> (u32, u64, String) {
-    assert_eq!((event.reserved.get(), event.reserved2.get()), (0, 0));
+    assert_eq!((event.reserved.get(), event.value.get()), (0, 0));
     assert_ne!(event.buffer.get(), 0);
     (event.kind.get(), event.sequence.get(), text(&event.name))
 }

@@ -39,7 +39,14 @@
 #define VIRTIO_DMABUF_MAP		0x05
 #define VIRTIO_DMABUF_UNMAP		0x06
 #define VIRTIO_DMABUF_DERIVE		0x07
-/* 0x10-0x1f sync, 0x20-0x2f fences, 0x40-0x4f streams: reserved */
+#define VIRTIO_DMABUF_SYNC_START	0x10
+#define VIRTIO_DMABUF_SYNC_END		0x11
+#define VIRTIO_DMABUF_FENCE_WAIT	0x20
+#define VIRTIO_DMABUF_FENCE_CANCEL	0x21
+#define VIRTIO_DMABUF_FENCE_QUERY	0x22
+#define VIRTIO_DMABUF_RELEASE		0x23
+#define VIRTIO_DMABUF_HOLD		0x24
+/* 0x40-0x4f streams: reserved */
 #define VIRTIO_DMABUF_ALLOC		0x30
 #define VIRTIO_DMABUF_IMPORT		0x31
 #define VIRTIO_DMABUF_PUBLISH		0x32
@@ -49,11 +56,24 @@
 /* Event kinds */
 #define VIRTIO_DMABUF_EVENT_ADDED	0x80000001U
 #define VIRTIO_DMABUF_EVENT_WITHDRAWN	0x80000002U
+#define VIRTIO_DMABUF_EVENT_RELEASED	0x80000003U
 
 /* Access: the values of O_RDONLY and O_RDWR */
 #define VIRTIO_DMABUF_RDONLY		0
 #define VIRTIO_DMABUF_RDWR		2
 #define VIRTIO_DMABUF_CLOEXEC		0x80000
+
+/* Usage: what is waited for, or held up; also the flags of SYNC_START and SYNC_END */
+#define VIRTIO_DMABUF_USAGE_READ	1
+#define VIRTIO_DMABUF_USAGE_WRITE	2
+
+/* flags of replies: the memory has no dma-buf, so there are no fences and no caches */
+#define VIRTIO_DMABUF_NO_DMA_BUF	1
+
+/* virtio_dmabuf_fence_query_resp.state */
+#define VIRTIO_DMABUF_FENCE_PENDING	0
+#define VIRTIO_DMABUF_FENCE_SIGNALLED	1
+#define VIRTIO_DMABUF_FENCE_FAILED	2
 
 /* Enforcement: who makes a read-only alias read-only */
 #define VIRTIO_DMABUF_ENFORCE_NONE	0
@@ -257,12 +277,68 @@ struct virtio_dmabuf_heap_list_resp {
 	__le64 reserved[2];
 };
 
+struct virtio_dmabuf_sync {
+	__le64 handle;
+	__le32 flags;
+	__le32 reserved;
+};
+
+struct virtio_dmabuf_sync_resp {
+	__le32 flags;
+	__le32 open;
+};
+
+struct virtio_dmabuf_fence_wait {
+	__le64 handle;
+	__le32 usage;
+	__le32 timeout_ms;
+};
+
+struct virtio_dmabuf_fence_wait_resp {
+	__le32 flags;
+	__le32 fences;
+	__le64 timestamp_ns;
+};
+
+struct virtio_dmabuf_fence_cancel {
+	__le64 tag;
+};
+
+struct virtio_dmabuf_fence_query {
+	__le64 handle;
+	__le32 usage;
+	__le32 reserved;
+};
+
+struct virtio_dmabuf_fence_query_resp {
+	__le32 flags;
+	__le32 fences;
+	__le32 state;
+	__le32 error;
+};
+
+struct virtio_dmabuf_release {
+	__le64 handle;
+	__le64 value;
+};
+
+struct virtio_dmabuf_hold {
+	__le64 handle;
+	__le32 usage;
+	__le32 timeout_ms;
+};
+
+struct virtio_dmabuf_hold_resp {
+	__le32 timeout_ms;
+	__le32 reserved;
+};
+
 struct virtio_dmabuf_event {
 	__le32 kind;
 	__le32 reserved;
 	__le64 sequence;
 	__le64 buffer;
-	__le64 reserved2;
+	__le64 value;
 	__u8 name[VIRTIO_DMABUF_NAME_LEN];
 };
 

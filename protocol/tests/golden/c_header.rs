@@ -137,6 +137,16 @@ fn rust_layouts() -> BTreeMap<String, String> {
         withdraw = WithdrawRequest { name }
         heap_list = HeapListRequest { index, reserved }
         heap_list_resp = HeapReply { name, max_size, kind, count, reserved }
-        event = Event { kind, reserved, sequence, buffer, reserved2, name }
+        event = Event { kind, reserved, sequence, buffer, value, name }
+        sync = SyncRequest { handle, flags, reserved }
+        sync_resp = SyncReply { flags, open }
+        fence_wait = FenceWaitRequest { handle, usage, timeout_ms }
+        fence_wait_resp = FenceWaitReply { flags, fences, timestamp_ns }
+        fence_cancel = FenceCancelRequest { tag }
+        fence_query = FenceQueryRequest { handle, usage, reserved }
+        fence_query_resp = FenceQueryReply { flags, fences, state, error }
+        release = ReleaseRequest { handle, value }
+        hold = HoldRequest { handle, usage, timeout_ms }
+        hold_resp = HoldReply { timeout_ms, reserved }
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod c_header;
+mod fence_messages;
 mod files;
 mod messages;
 mod rust_types;

@@ -45,7 +45,7 @@ fn front() -> BufferInfo {
     }
 }
 
-fn request(op: OpCode, tag: u64, body: &(impl IntoBytes + Immutable)) -> Vec<u8> {
+pub fn request(op: OpCode, tag: u64, body: &(impl IntoBytes + Immutable)) -> Vec<u8> {
     let header = RequestHeader {
         op: op.to_wire().into(),
         tag: tag.into(),
@@ -54,7 +54,7 @@ fn request(op: OpCode, tag: u64, body: &(impl IntoBytes + Immutable)) -> Vec<u8>
     [header.as_bytes(), body.as_bytes()].concat()
 }
 
-fn reply(op: OpCode, tag: u64, status: Status, body: &(impl IntoBytes + Immutable)) -> Vec<u8> {
+pub fn reply(op: OpCode, tag: u64, status: Status, body: &(impl IntoBytes + Immutable)) -> Vec<u8> {
     let header = ReplyHeader {
         op: op.to_wire().into(),
         status: status.0.into(),
@@ -68,6 +68,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     let mut all = fixed();
     all.extend(consumer());
     all.extend(producer());
+    all.extend(crate::fence_messages::all());
     all
 }
 
@@ -102,6 +103,15 @@ fn fixed() -> Vec<(&'static str, Vec<u8>)> {
         (
             "event.withdrawn",
             event(EVENT_BUFFER_WITHDRAWN, 2).as_bytes().to_vec(),
+        ),
+        (
+            "event.released",
+            Event {
+                value: 0x0102_0304_0506_0708.into(),
+                ..event(EVENT_BUFFER_RELEASED, 3)
+            }
+            .as_bytes()
+            .to_vec(),
         ),
     ]
 }

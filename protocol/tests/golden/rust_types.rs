@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The Rust structures against the files, both ways.
 
+use crate::fence_messages::{RELEASE_VALUE, WAIT_TAG};
 use crate::files;
 use crate::messages::{self, HANDLE, MAPPING, format};
 use dmabuf_protocol::request::Envelope;
 use dmabuf_protocol::{
-    Access, Enforcement, Flags, Handle, MappingId, Name, OpCode, Request, Status,
+    Access, Enforcement, FenceUsage, Flags, Handle, MappingId, Name, OpCode, Request, Status,
+    SyncDirection,
 };
 use std::collections::BTreeSet;
 
@@ -58,6 +60,51 @@ fn every_request_has_a_file_and_parses() {
                 handle: Handle(HANDLE),
                 flags: Flags(0),
                 enforcement: Enforcement::Derived,
+            },
+        ),
+        (
+            "sync_start",
+            Request::SyncStart {
+                handle: Handle(HANDLE),
+                direction: SyncDirection::Read,
+            },
+        ),
+        (
+            "sync_end",
+            Request::SyncEnd {
+                handle: Handle(HANDLE),
+                direction: SyncDirection::ReadWrite,
+            },
+        ),
+        (
+            "fence_wait",
+            Request::FenceWait {
+                handle: Handle(HANDLE),
+                usage: FenceUsage::Read,
+                timeout_ms: 1500,
+            },
+        ),
+        ("fence_cancel", Request::FenceCancel { tag: WAIT_TAG }),
+        (
+            "fence_query",
+            Request::FenceQuery {
+                handle: Handle(HANDLE),
+                usage: FenceUsage::Write,
+            },
+        ),
+        (
+            "release",
+            Request::Release {
+                handle: Handle(HANDLE),
+                value: RELEASE_VALUE,
+            },
+        ),
+        (
+            "hold",
+            Request::Hold {
+                handle: Handle(HANDLE),
+                usage: FenceUsage::Read,
+                timeout_ms: 20_000,
             },
         ),
         (

@@ -13,6 +13,8 @@
 #define L64(value) htole64(value)
 #define HANDLE 0x300000002ULL
 #define MAPPING 0x100000005ULL
+#define WAIT_TAG 0x8877665544332211ULL
+#define RELEASE_VALUE 0x0102030405060708ULL
 #define MIB (1ULL << 20)
 
 static const __u8 uuid[16] = {
@@ -121,6 +123,10 @@ static void fixed(void)
 	event.kind = L32(VIRTIO_DMABUF_EVENT_WITHDRAWN);
 	event.sequence = L64(2);
 	plain("event.withdrawn", &event, sizeof(event));
+	event.kind = L32(VIRTIO_DMABUF_EVENT_RELEASED);
+	event.sequence = L64(3);
+	event.value = L64(RELEASE_VALUE);
+	plain("event.released", &event, sizeof(event));
 }
 
 static void look(void)
@@ -263,6 +269,78 @@ static void producer(void)
 	REPLY("heap_list.reply", HEAP_LIST, 13, heap);
 }
 
+static void syncs(void)
+{
+	struct virtio_dmabuf_sync start = {
+		.handle = L64(HANDLE), .flags = L32(VIRTIO_DMABUF_USAGE_READ),
+	};
+	struct virtio_dmabuf_sync_resp started = { .open = L32(2) };
+	struct virtio_dmabuf_sync end = {
+		.handle = L64(HANDLE),
+		.flags = L32(VIRTIO_DMABUF_USAGE_READ |
+			     VIRTIO_DMABUF_USAGE_WRITE),
+	};
+	struct virtio_dmabuf_sync_resp ended = {
+		.flags = L32(VIRTIO_DMABUF_NO_DMA_BUF), .open = L32(1),
+	};
+
+	REQUEST("sync_start.request", SYNC_START, 13, start);
+	REPLY("sync_start.reply", SYNC_START, 13, started);
+	REQUEST("sync_end.request", SYNC_END, 14, end);
+	REPLY("sync_end.reply", SYNC_END, 14, ended);
+}
+
+static void fences(void)
+{
+	struct virtio_dmabuf_fence_wait wait = {
+		.handle = L64(HANDLE),
+		.usage = L32(VIRTIO_DMABUF_USAGE_READ),
+		.timeout_ms = L32(1500),
+	};
+	struct virtio_dmabuf_fence_wait_resp waited = {
+		.fences = L32(3), .timestamp_ns = L64(123456789012ULL),
+	};
+	struct virtio_dmabuf_fence_cancel cancel = { .tag = L64(WAIT_TAG) };
+	struct virtio_dmabuf_fence_query query = {
+		.handle = L64(HANDLE),
+		.usage = L32(VIRTIO_DMABUF_USAGE_WRITE),
+	};
+	struct virtio_dmabuf_fence_query_resp failed = {
+		.fences = L32(2),
+		.state = L32(VIRTIO_DMABUF_FENCE_FAILED),
+		.error = L32(5),
+	};
+
+	REQUEST("fence_wait.request", FENCE_WAIT, WAIT_TAG, wait);
+	REPLY("fence_wait.reply", FENCE_WAIT, WAIT_TAG, waited);
+	reply("fence_wait.cancelled", VIRTIO_DMABUF_FENCE_WAIT, WAIT_TAG, 125,
+	      NULL, 0);
+	reply("fence_wait.orphaned", VIRTIO_DMABUF_FENCE_WAIT, WAIT_TAG, 130,
+	      NULL, 0);
+	REQUEST("fence_cancel.request", FENCE_CANCEL, 15, cancel);
+	reply("fence_cancel.reply", VIRTIO_DMABUF_FENCE_CANCEL, 15, 0, NULL, 0);
+	REQUEST("fence_query.request", FENCE_QUERY, 16, query);
+	REPLY("fence_query.reply", FENCE_QUERY, 16, failed);
+}
+
+static void releases(void)
+{
+	struct virtio_dmabuf_release release = {
+		.handle = L64(HANDLE), .value = L64(RELEASE_VALUE),
+	};
+	struct virtio_dmabuf_hold hold = {
+		.handle = L64(HANDLE),
+		.usage = L32(VIRTIO_DMABUF_USAGE_READ),
+		.timeout_ms = L32(20000),
+	};
+	struct virtio_dmabuf_hold_resp held = { .timeout_ms = L32(5000) };
+
+	REQUEST("release.request", RELEASE, 17, release);
+	reply("release.reply", VIRTIO_DMABUF_RELEASE, 17, 0, NULL, 0);
+	REQUEST("hold.request", HOLD, 18, hold);
+	REPLY("hold.reply", HOLD, 18, held);
+}
+
 #define FIELD(type, field) \
 	printf("layout " #type "." #field " %zu %zu\n", \
 	       offsetof(struct virtio_dmabuf_##type, field), \
@@ -400,8 +478,48 @@ static void layout(void)
 	FIELD(event, reserved);
 	FIELD(event, sequence);
 	FIELD(event, buffer);
-	FIELD(event, reserved2);
+	FIELD(event, value);
 	FIELD(event, name);
+}
+
+static void fence_layout(void)
+{
+	SIZE(sync);
+	FIELD(sync, handle);
+	FIELD(sync, flags);
+	FIELD(sync, reserved);
+	SIZE(sync_resp);
+	FIELD(sync_resp, flags);
+	FIELD(sync_resp, open);
+	SIZE(fence_wait);
+	FIELD(fence_wait, handle);
+	FIELD(fence_wait, usage);
+	FIELD(fence_wait, timeout_ms);
+	SIZE(fence_wait_resp);
+	FIELD(fence_wait_resp, flags);
+	FIELD(fence_wait_resp, fences);
+	FIELD(fence_wait_resp, timestamp_ns);
+	SIZE(fence_cancel);
+	FIELD(fence_cancel, tag);
+	SIZE(fence_query);
+	FIELD(fence_query, handle);
+	FIELD(fence_query, usage);
+	FIELD(fence_query, reserved);
+	SIZE(fence_query_resp);
+	FIELD(fence_query_resp, flags);
+	FIELD(fence_query_resp, fences);
+	FIELD(fence_query_resp, state);
+	FIELD(fence_query_resp, error);
+	SIZE(release);
+	FIELD(release, handle);
+	FIELD(release, value);
+	SIZE(hold);
+	FIELD(hold, handle);
+	FIELD(hold, usage);
+	FIELD(hold, timeout_ms);
+	SIZE(hold_resp);
+	FIELD(hold_resp, timeout_ms);
+	FIELD(hold_resp, reserved);
 }
 
 int main(void)
@@ -411,6 +529,10 @@ int main(void)
 	handles();
 	mappings();
 	producer();
+	syncs();
+	fences();
+	releases();
 	layout();
+	fence_layout();
 	return 0;
 }
