@@ -3,7 +3,7 @@
 
 use crate::config::{self, Config, ConfigError, HeapConfig, SocketSource, VmConfig};
 use crate::heap::PoolOptions;
-use crate::session::{Grant, Pattern, Target};
+use crate::session::{FenceTerms, Grant, Pattern, Target};
 use clap::Parser;
 use dmabuf_protocol::{Access, Enforcement, HeapKind, Name, PAGE_SIZE};
 use std::path::{Path, PathBuf};
@@ -162,6 +162,7 @@ impl Args {
                 access: Access::ReadOnly,
                 enforcement: Enforcement::Derived,
                 fail_stop: false,
+                fences: FenceTerms::default(),
             })
             .collect();
         for text in &self.grant {
@@ -183,6 +184,7 @@ impl Args {
                         access: Access::ReadWrite,
                         enforcement: Enforcement::Derived,
                         fail_stop: false,
+                        fences: FenceTerms::default(),
                     })
                     .collect(),
                 publish: Pattern::new("*").into_iter().collect(),
@@ -190,6 +192,7 @@ impl Args {
                 max_handles: config::DEFAULT_MAX,
                 max_buffers: config::DEFAULT_MAX,
                 max_bytes: u64::MAX,
+                max_waits: config::DEFAULT_MAX,
             }],
         };
         let vm = VmConfig {
@@ -204,6 +207,7 @@ impl Args {
             max_mappings: config::DEFAULT_MAX,
             max_buffers: config::DEFAULT_MAX,
             max_bytes: 0,
+            max_waits: config::DEFAULT_MAX,
         };
         Ok(Config {
             heaps,
@@ -212,6 +216,7 @@ impl Args {
             vms: vec![vm],
             clients,
             broker: self.broker.clone(),
+            fence_source: None,
         })
     }
 }
@@ -293,6 +298,7 @@ fn grant(text: &str) -> Result<Grant, ConfigError> {
             access,
             enforcement: Enforcement::Derived,
             fail_stop: false,
+            fences: FenceTerms::default(),
         })
     };
     parsed().ok_or_else(|| {

@@ -47,6 +47,8 @@ pub struct Config {
     pub clients: Vec<ClientConfig>,
     /// Path of the broker socket.
     pub broker: Option<PathBuf>,
+    /// Device of the fence source.
+    pub fence_source: Option<PathBuf>,
 }
 
 /// A heap that is no pool.
@@ -94,6 +96,8 @@ pub struct VmConfig {
     pub max_buffers: u32,
     /// Most bytes it may have allocated at once.
     pub max_bytes: u64,
+    /// Most waits and brackets.
+    pub max_waits: u32,
 }
 
 /// Where a VM's front-end connects.
@@ -126,9 +130,11 @@ pub struct ClientConfig {
     pub max_buffers: u32,
     /// Most bytes it may have allocated at once.
     pub max_bytes: u64,
+    /// Most waits and brackets.
+    pub max_waits: u32,
 }
 
-/// Default for `max-handles` and `max-mappings`.
+/// Default for `max-handles`, `max-mappings` and `max-waits`.
 pub const DEFAULT_MAX: u32 = 256;
 
 impl Config {

@@ -39,6 +39,14 @@ pub enum Error {
         /// Why.
         status: Status,
     },
+    /// There is no vgem where the configuration says so.
+    #[error("fence source {}: {source} (it must be the render node of vgem: modprobe vgem)", device.display())]
+    FenceSource {
+        /// Its device.
+        device: PathBuf,
+        /// The kernel's answer; ENODEV for another driver's device.
+        source: Errno,
+    },
     /// A thread or an event can't be made.
     #[error("out of resources: {0}")]
     Resources(#[from] std::io::Error),

@@ -2,7 +2,7 @@
 //! vhost-device-dmabuf: host processes and virtual machines share the same dma-buf memory.
 //!
 //! A request's way: virtqueue ([`vhost`]) or socket ([`broker`]) → bytes → `dmabuf_protocol` (all validation) →
-//! [`session`] → [`buffer`], [`heap`] → reply bytes. Transports know nothing about buffers, buffers nothing about
+//! [`session`] → [`buffer`], [`heap`], [`fence`] → reply bytes. Transports know nothing about buffers, buffers nothing about
 //! transports.
 //!
 //! | module | owns |
@@ -10,6 +10,7 @@
 //! | [`args`], [`config`] | what the user wants, checked |
 //! | [`buffer`] | buffers, aliases, derive, the list of what is published |
 //! | [`heap`] | dma-heaps, pools, imports |
+//! | [`fence`] | waiting for fences, CPU access brackets, fences that hold a buffer |
 //! | [`session`] | one peer: handles, grants, mappings, requests → replies |
 //! | [`vhost`] | virtqueues, windows, the front-end |
 //! | [`broker`] | the Unix socket of host processes |
@@ -21,6 +22,7 @@ pub mod buffer;
 pub mod complaints;
 pub mod config;
 pub mod error;
+pub mod fence;
 pub mod heap;
 pub mod session;
 mod sockets;
@@ -32,6 +34,7 @@ pub use error::Error;
 
 use ::vhost::vhost_user::Listener;
 use buffer::{Buffer, Deriver, Published};
+use fence::{FenceSource, Fences, HostKernel};
 use heap::{DmaHeap, Heap, MemfdHeap, Pool, PoolHeap};
 use session::{Host, Limits, Policy, Usage};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -51,9 +54,10 @@ pub fn run(config: &Config) -> Result<(), Error> {
     sys::raise_fd_limit();
     sys::survive_truncation()?;
     let mut pools = HashMap::new();
+    let fences = Fences::start(Arc::new(HostKernel), open_fence_source(config)?)?;
     let mut host = Host {
         deriver: Arc::new(Deriver::open()),
-        ..Host::default()
+        ..Host::new(fences)
     };
     for heap in &config.heaps {
         host.heaps
@@ -94,6 +98,16 @@ pub fn run(config: &Config) -> Result<(), Error> {
     // Threads that serve peers hold pools, so these are not dropped; their links are taken away here.
     pools.values().for_each(|pool| pool.remove_link());
     Ok(())
+}
+
+fn open_fence_source(config: &Config) -> Result<Option<FenceSource>, Error> {
+    let open = |device: &std::path::PathBuf| {
+        FenceSource::open(device).map_err(|source| Error::FenceSource {
+            device: device.clone(),
+            source,
+        })
+    };
+    config.fence_source.as_ref().map(open).transpose()
 }
 
 fn open_heap(heap: &config::HeapConfig, deriver: &Arc<Deriver>) -> Result<Box<dyn Heap>, Error> {
@@ -144,6 +158,7 @@ fn serve_vm(
             buffers: vm.max_buffers,
             mappings: vm.max_mappings,
             bytes: vm.max_bytes,
+            waits: vm.max_waits,
         },
         usage: Arc::new(Usage::default()),
     };

@@ -3,6 +3,8 @@
 
 use crate::session::{Done, Session};
 use crate::sys::{self, MAX_MESSAGE};
+use dmabuf_protocol::OpCode;
+use dmabuf_protocol::request::Envelope;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -31,58 +33,102 @@ pub fn serve(socket: &OwnedFd, mut session: Session) {
     log::debug!("client {name}: connected");
     let end = exchange(socket, &mut session);
     let (handles, _) = session.counts();
+    let fences = session.fence_counts();
     match end {
         Err(End::Left | End::Socket(Errno::CONNRESET | Errno::PIPE)) | Ok(()) => {
-            log::debug!("client {name}: gone, {handles} handles released");
+            log::debug!("client {name}: gone, {handles} handles released, {fences}");
         }
         Err(end) => {
-            log::warn!("client {name}: connection ended: {end}; {handles} handles released")
+            log::warn!(
+                "client {name}: connection ended: {end}; {handles} handles released, {fences}"
+            )
         }
     }
 }
 
+/// What is known of the exchange besides the session.
+struct Exchange<'a> {
+    socket: &'a OwnedFd,
+    buffer: [u8; MAX_MESSAGE],
+    /// The number of the last request, by which its reply is known.
+    last: u64,
+    /// That one is to be answered before the next is read.
+    busy: bool,
+}
+
 fn exchange(socket: &OwnedFd, session: &mut Session) -> Result<(), End> {
-    let mut request = [0; MAX_MESSAGE];
+    let mut exchange = Exchange {
+        socket,
+        buffer: [0; MAX_MESSAGE],
+        last: 0,
+        busy: false,
+    };
     loop {
-        let (readable, events) = {
+        let wanted = if exchange.busy {
+            PollFlags::empty()
+        } else {
+            PollFlags::IN
+        };
+        let [readable, events, fences] = {
             let mut fds = [
-                PollFd::new(socket, PollFlags::IN),
+                PollFd::new(socket, wanted),
                 PollFd::from_borrowed_fd(session.wake().as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(session.fence_wake().as_fd(), PollFlags::IN),
             ];
             match poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            let [socket, wake] = fds.map(|fd| !fd.revents().is_empty());
-            (socket, wake)
+            fds.map(|fd| !fd.revents().is_empty())
         };
+        if fences {
+            let settled = session.settle();
+            exchange.answer(settled)?;
+        }
         if events {
             session.wake().clear();
             while let Some(event) = session.next_event() {
                 deliver(socket, event.as_bytes(), None)?;
             }
         }
-        if readable {
-            take_request(socket, session, &mut request)?;
+        match readable {
+            // Not asked for, so it is the end of the connection.
+            true if exchange.busy => return Err(End::Left),
+            true => exchange.take_request(session)?,
+            false => {}
         }
     }
 }
 
-fn take_request(socket: &OwnedFd, session: &mut Session, buffer: &mut [u8]) -> Result<(), End> {
-    let received = match sys::receive(socket.as_fd(), buffer) {
-        Ok(received) => received,
-        Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-        Err(errno) => return Err(errno.into()),
-    };
-    if received.len == 0 {
-        return Err(End::Left);
+impl Exchange<'_> {
+    fn take_request(&mut self, session: &mut Session) -> Result<(), End> {
+        let received = match sys::receive(self.socket.as_fd(), &mut self.buffer) {
+            Ok(received) => received,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        if received.len == 0 {
+            return Err(End::Left);
+        }
+        // A message that was cut is longer than any request, and thus refused as such.
+        let bytes = self.buffer.get(..received.len).unwrap_or_default();
+        // Everything but FENCE_WAIT is answered in order.
+        self.busy = Envelope::of(bytes).op != OpCode::FenceWait.to_wire();
+        self.last += 1;
+        let done = session.handle(self.last, bytes, MAX_REPLY, received.fds);
+        let late = session.take_late();
+        self.answer(late.into_iter().chain(done))
     }
-    // A message that was cut is longer than any request, and thus refused as such.
-    let bytes = buffer.get(..received.len).unwrap_or_default();
-    let Some(done) = session.handle(0, bytes, MAX_REPLY, received.fds) else {
-        return Ok(());
-    };
-    answer(socket, &done)
+
+    fn answer(&mut self, replies: impl IntoIterator<Item = Done>) -> Result<(), End> {
+        for done in replies {
+            if done.token == self.last {
+                self.busy = false;
+            }
+            answer(self.socket, &done)?;
+        }
+        Ok(())
+    }
 }
 
 fn answer(socket: &OwnedFd, done: &Done) -> Result<(), End> {

@@ -39,6 +39,7 @@ impl Client {
                 buffers: config.max_buffers,
                 mappings: 0,
                 bytes: config.max_bytes,
+                waits: config.max_waits,
             },
             usage: Arc::new(Usage::default()),
         };

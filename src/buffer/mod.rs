@@ -19,7 +19,7 @@ use crate::sys;
 use dmabuf_protocol::{Access, BufferId, Enforcement, Flags, HeapKind, Status};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The memory of a buffer.
 #[derive(Debug)]
@@ -47,6 +47,10 @@ pub enum Memory {
 pub struct Buffer {
     id: BufferId,
     parts: Parts,
+    /// The session that has allocated or imported it.
+    producer: Option<u64>,
+    /// It outlives its producer.
+    kept: AtomicBool,
     /// Whose quota it counts against.
     _charge: Option<Charge>,
 }
@@ -66,11 +70,19 @@ impl Buffer {
     /// Gives memory a new number.
     #[must_use]
     pub fn new(parts: Parts, charge: Option<Charge>) -> Arc<Self> {
+        Self::made_by(None, parts, charge)
+    }
+
+    /// Gives memory that a session has allocated or imported a new number.
+    #[must_use]
+    pub fn made_by(producer: Option<u64>, parts: Parts, charge: Option<Charge>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = BufferId(NEXT.fetch_add(1, Ordering::Relaxed));
         Arc::new(Self {
             id,
             parts,
+            producer,
+            kept: AtomicBool::new(false),
             _charge: charge,
         })
     }
@@ -91,6 +103,33 @@ impl Buffer {
     #[must_use]
     pub const fn kind(&self) -> HeapKind {
         self.parts.kind
+    }
+
+    /// The session that has made it, which hears of its releases.
+    #[must_use]
+    pub const fn producer(&self) -> Option<u64> {
+        self.producer
+    }
+
+    /// The session whose end leaves nobody who would finish what is being done with it.
+    #[must_use]
+    pub fn owner(&self) -> Option<u64> {
+        self.producer.filter(|_| !self.kept.load(Ordering::Relaxed))
+    }
+
+    /// Notes that it is to outlive its producer.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
+    }
+
+    /// The dma-buf that it is, if it is one.
+    #[must_use]
+    pub fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
+        match &self.parts.memory {
+            Memory::DmaBuf { fd, .. } => Some(fd.as_fd()),
+            Memory::Slot(slot) => slot.dma_buf(),
+            Memory::Memfd { .. } => None,
+        }
     }
 
     /// The pool it is a slot of.

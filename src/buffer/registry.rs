@@ -7,7 +7,9 @@
 use super::Buffer;
 use crate::heap::Pool;
 use crate::sys::EventFd;
-use dmabuf_protocol::wire::{self, EVENT_BUFFER_ADDED, EVENT_BUFFER_WITHDRAWN};
+use dmabuf_protocol::wire::{
+    self, EVENT_BUFFER_ADDED, EVENT_BUFFER_RELEASED, EVENT_BUFFER_WITHDRAWN,
+};
 use dmabuf_protocol::{BufferId, Name, Status};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -31,12 +33,14 @@ pub struct Published {
 /// A change in the list of published buffers.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// `EVENT_BUFFER_ADDED` or `EVENT_BUFFER_WITHDRAWN`.
+    /// `EVENT_BUFFER_ADDED`, `EVENT_BUFFER_WITHDRAWN` or `EVENT_BUFFER_RELEASED`.
     pub kind: u32,
     /// The buffer's number.
     pub id: BufferId,
-    /// The buffer's name.
-    pub name: Name,
+    /// The buffer's name, while it is published.
+    pub name: Option<Name>,
+    /// What a RELEASE carried.
+    pub value: u64,
     /// The pool it is a slot of.
     pub pool: Option<String>,
 }
@@ -44,6 +48,7 @@ pub struct Change {
 /// One peer's view of changes: a bounded queue and an event to poll.
 #[derive(Debug)]
 pub struct Subscription {
+    session: u64,
     wake: EventFd,
     waiting: Mutex<Waiting>,
 }
@@ -192,12 +197,35 @@ impl Registry {
         (page, rest.next().is_some())
     }
 
-    /// A view of the changes from now on; it ends when the last reference to it is dropped.
+    /// Tells the producer of a buffer that a peer has released it.
+    pub fn released(&self, buffer: &Buffer, value: u64) {
+        let Some(producer) = buffer.producer() else {
+            return;
+        };
+        let inner = lock(&self.0);
+        let published = inner.by_id.get(&buffer.id());
+        let change = Change {
+            kind: EVENT_BUFFER_RELEASED,
+            id: buffer.id(),
+            name: published.map(|published| published.name),
+            value,
+            pool: None,
+        };
+        inner
+            .subscribers
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|subscription| subscription.session == producer)
+            .for_each(|subscription| subscription.push(&change));
+    }
+
+    /// The view of a session of the changes from now on; it ends when the last reference to it is dropped.
     ///
     /// # Errors
     /// EMFILE, ENFILE.
-    pub fn subscribe(&self) -> rustix::io::Result<Arc<Subscription>> {
+    pub fn subscribe(&self, session: u64) -> rustix::io::Result<Arc<Subscription>> {
         let subscription = Arc::new(Subscription {
+            session,
             wake: EventFd::new()?,
             waiting: Mutex::default(),
         });
@@ -231,7 +259,8 @@ fn change(kind: u32, published: &Published) -> Change {
     Change {
         kind,
         id: published.buffer.id(),
-        name: published.name,
+        name: Some(published.name),
+        value: 0,
         pool,
     }
 }

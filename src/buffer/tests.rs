@@ -297,10 +297,10 @@ fn a_producer_takes_along_what_it_does_not_leave() {
 #[test]
 fn every_subscriber_hears_every_change() {
     let registry = Registry::default();
-    let before = registry.subscribe().unwrap();
+    let before = registry.subscribe(1).unwrap();
     let buffer = plain();
     registry.publish(published("a", &buffer, None)).unwrap();
-    let after = registry.subscribe().unwrap();
+    let after = registry.subscribe(2).unwrap();
     registry.withdraw(&Name::new("a").unwrap()).unwrap();
     let kinds = |subscription: &Subscription| {
         let changes = std::iter::from_fn(|| subscription.next());

@@ -5,11 +5,11 @@
 
 use super::values::{
     Wrong, absolute, buffer_limit, byte_limit, bytes, check_window, limit, name, parse_uuid,
-    pattern, random_uuid, wrong,
+    pattern, random_uuid, wait_ms, wrong,
 };
 use super::{BufferConfig, ClientConfig, Config, HeapConfig, SocketSource, VmConfig, raw};
 use crate::heap::PoolOptions;
-use crate::session::{Grant, Target};
+use crate::session::{FenceTerms, Grant, Target};
 use dmabuf_protocol::{Enforcement, HeapKind, Name, PAGE_SIZE, Uuid};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -29,6 +29,8 @@ pub(super) struct Checker {
     uuids: HashSet<Uuid>,
     paths: HashSet<PathBuf>,
     peers: HashSet<Name>,
+    /// There is a fence source.
+    fences: bool,
 }
 
 impl Checker {
@@ -43,6 +45,10 @@ impl Checker {
         }
         if let Some(broker) = raw.broker {
             config.broker = Some(self.path(&broker.socket_path)?);
+        }
+        if let Some(source) = raw.fence_source {
+            config.fence_source = Some(absolute(&source.device)?);
+            self.fences = true;
         }
         let mut names = HashSet::new();
         for buffer in raw.buffer {
@@ -215,6 +221,7 @@ impl Checker {
             max_mappings: limit(raw.max_mappings.as_ref())?,
             max_buffers: buffer_limit(raw.max_buffers.as_ref(), max_handles)?,
             max_bytes: byte_limit(raw.max_bytes.as_ref(), window_size)?,
+            max_waits: limit(raw.max_waits.as_ref())?,
         })
     }
 
@@ -253,6 +260,7 @@ impl Checker {
             max_handles,
             max_buffers: buffer_limit(raw.max_buffers.as_ref(), max_handles)?,
             max_bytes,
+            max_waits: limit(raw.max_waits.as_ref())?,
         })
     }
 
@@ -294,9 +302,28 @@ impl Checker {
                     }
                 };
                 let fail_stop = raw.fail_stop;
-                Ok(Grant { target, access, enforcement, fail_stop })
+                let fences = self.fence_terms(raw.max_wait_ms.as_ref(), raw.host_fence.as_ref())?;
+                Ok(Grant { target, access, enforcement, fail_stop, fences })
             })
             .collect()
+    }
+
+    fn fence_terms(
+        &self,
+        max_wait_ms: Option<&Spanned<u32>>,
+        host_fence: Option<&Spanned<bool>>,
+    ) -> Result<FenceTerms, Wrong> {
+        if let Some(wanted) = host_fence.filter(|wanted| *wanted.get_ref() && !self.fences) {
+            return Err(wrong(
+                wanted,
+                "host-fence = true needs a [fence-source] with device",
+            ));
+        }
+        let default = FenceTerms::default();
+        Ok(FenceTerms {
+            max_wait_ms: wait_ms(max_wait_ms, default.max_wait_ms)?,
+            host_fence: host_fence.is_some_and(|wanted| *wanted.get_ref()),
+        })
     }
 
     fn peer(&mut self, raw: &Spanned<String>) -> Result<Name, Wrong> {

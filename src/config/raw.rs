@@ -9,6 +9,7 @@ use toml::Spanned;
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct File {
     pub broker: Option<Broker>,
+    pub fence_source: Option<FenceSource>,
     #[serde(default)]
     pub heap: Vec<Heap>,
     #[serde(default)]
@@ -25,6 +26,12 @@ pub struct File {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Broker {
     pub socket_path: Spanned<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FenceSource {
+    pub device: Spanned<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,6 +89,7 @@ pub struct Vm {
     pub max_mappings: Option<Spanned<u32>>,
     pub max_buffers: Option<Spanned<u32>>,
     pub max_bytes: Option<Spanned<Size>>,
+    pub max_waits: Option<Spanned<u32>>,
     #[serde(default)]
     pub grant: Vec<Grant>,
 }
@@ -99,6 +107,7 @@ pub struct Client {
     pub max_handles: Option<Spanned<u32>>,
     pub max_buffers: Option<Spanned<u32>>,
     pub max_bytes: Option<Spanned<Size>>,
+    pub max_waits: Option<Spanned<u32>>,
     #[serde(default)]
     pub grant: Vec<Grant>,
 }
@@ -112,4 +121,6 @@ pub struct Grant {
     pub enforcement: Option<Spanned<String>>,
     #[serde(default)]
     pub fail_stop: bool,
+    pub max_wait_ms: Option<Spanned<u32>>,
+    pub host_fence: Option<Spanned<bool>>,
 }

@@ -52,6 +52,7 @@ max-mappings = 4
 allocate = ["system", "cma"]
 publish = ["cluster/*"]
 max-buffers = 3
+max-waits = 12
 
 [[vm.grant]]
 pool = "camera"
@@ -62,6 +63,8 @@ buffer = "rw/*"
 access = "read-write"
 enforcement = "vmm"
 fail-stop = true
+max-wait-ms = 250
+host-fence = true
 
 [[vm]]
 name = "ivi"
@@ -76,11 +79,15 @@ allocate = ["camera", "plain"]
 max-handles = 16
 max-bytes = "1G"
 max-buffers = 7
+max-waits = 13
 
 [[client.grant]]
 buffer = "*"
 access = "read-only"
 enforcement = "sealed"
+
+[fence-source]
+device = "/dev/dri/renderD128"
 "#;
 
 #[test]
@@ -458,6 +465,50 @@ fn wrong_sizes_and_numbers() {
         "max-bytes = \"1G\"",
         "max-bytes = \"lots\"",
         "expected a size",
+    );
+}
+
+#[test]
+fn waits_and_holds() {
+    let config = Config::parse("f", EVERYTHING).unwrap();
+    let device = Path::new("/dev/dri/renderD128");
+    assert_eq!(config.fence_source.as_deref(), Some(device));
+    assert_eq!(
+        (config.vms[0].max_waits, config.vms[1].max_waits),
+        (12, DEFAULT_MAX)
+    );
+    assert_eq!(config.clients[0].max_waits, 13);
+    let terms: Vec<_> = config.vms[0]
+        .grants
+        .iter()
+        .map(|grant| (grant.fences.max_wait_ms, grant.fences.host_fence))
+        .collect();
+    assert_eq!(terms, [(5000, false), (250, true)]);
+    for (wrong_value, expected) in [
+        ("max-waits = 0", "expected 1 to 65536"),
+        ("max-waits = 65537", "expected 1 to 65536"),
+    ] {
+        wrong("max-waits = 12", wrong_value, expected);
+    }
+    for bad in ["0", "3600001"] {
+        wrong(
+            "max-wait-ms = 250",
+            &format!("max-wait-ms = {bad}"),
+            "expected 1 to 3600000 milliseconds",
+        );
+    }
+    wrong(
+        "device = \"/dev/dri/renderD128\"",
+        "device = \"dri/renderD128\"",
+        "expected an absolute path",
+    );
+    let source = "[fence-source]\ndevice = \"/dev/dri/renderD128\"\n";
+    let error = Config::parse("f", &EVERYTHING.replace(source, "")).unwrap_err();
+    assert!(
+        error
+            .message
+            .contains("host-fence = true needs a [fence-source]"),
+        "{error}"
     );
 }
 

@@ -12,6 +12,9 @@ use toml::Spanned;
 /// Largest dynamic window: what a 46-bit guest-physical address space can place.
 const MAX_WINDOW: u64 = 1 << 40;
 
+/// Longest wait for a fence: an hour.
+const MAX_WAIT_MS: u32 = 3_600_000;
+
 /// A complaint about the text at `offset`.
 pub struct Wrong {
     /// Byte in the text.
@@ -61,7 +64,7 @@ pub fn pattern(raw: &Spanned<String>) -> Result<Pattern, Wrong> {
     })
 }
 
-/// A number of handles or mappings; 256 if there is none.
+/// A number of handles, mappings or waits; 256 if there is none.
 pub fn limit(raw: Option<&Spanned<u32>>) -> Result<u32, Wrong> {
     match raw {
         None => Ok(DEFAULT_MAX),
@@ -81,6 +84,21 @@ pub fn buffer_limit(raw: Option<&Spanned<u32>>, max_handles: u32) -> Result<u32,
 /// A number of bytes in all, or `default`.
 pub fn byte_limit(raw: Option<&Spanned<raw::Size>>, default: u64) -> Result<u64, Wrong> {
     raw.map_or(Ok(default), |size| bytes(size, 1))
+}
+
+/// The longest wait in milliseconds; `default` if there is none.
+pub fn wait_ms(raw: Option<&Spanned<u32>>, default: u32) -> Result<u32, Wrong> {
+    match raw {
+        None => Ok(default),
+        Some(value) if (1..=MAX_WAIT_MS).contains(value.get_ref()) => Ok(*value.get_ref()),
+        Some(value) => Err(wrong(
+            value,
+            format!(
+                "expected 1 to {MAX_WAIT_MS} milliseconds, found {}",
+                value.get_ref()
+            ),
+        )),
+    }
 }
 
 /// A size as a number or as text with K, M or G (powers of 1024): not 0, a multiple of `unit`.

@@ -311,6 +311,12 @@ impl Slot {
         self.pool.options.first_slot() + index * self.pool.options.slot_size
     }
 
+    /// Its dma-buf, in a udmabuf pool.
+    #[must_use]
+    pub fn dma_buf(&self) -> Option<BorrowedFd<'_>> {
+        self.pool.dma_bufs.get(self.index).map(OwnedFd::as_fd)
+    }
+
     /// Whether a writable mapping of it can be made.
     #[must_use]
     pub fn can_be_written(&self) -> bool {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a peer hears without asking: buffers that it may open come and go.
+//! What a peer hears without asking: buffers that it may open come and go, its own are released.
 
 use super::Session;
 use crate::sys::EventFd;
-use dmabuf_protocol::wire::Event;
+use dmabuf_protocol::Name;
+use dmabuf_protocol::wire::{EVENT_BUFFER_RELEASED, Event};
 use zerocopy::FromZeros;
 
 impl Session {
@@ -19,19 +20,19 @@ impl Session {
             let (change, lost) = self.subscription.next()?;
             // The gap shows with the next event that this peer gets.
             self.sequence += lost;
-            let event = self
-                .policy
-                .sees(&change.name, change.pool.as_deref())
-                .then(|| {
-                    self.sequence += 1;
-                    Event {
-                        kind: change.kind.into(),
-                        sequence: self.sequence.into(),
-                        buffer: change.id.0.into(),
-                        name: change.name.to_wire(),
-                        ..FromZeros::new_zeroed()
-                    }
-                });
+            let sees = |name: &Name| self.policy.sees(name, change.pool.as_deref());
+            let own = change.kind == EVENT_BUFFER_RELEASED;
+            let event = (own || change.name.as_ref().is_some_and(sees)).then(|| {
+                self.sequence += 1;
+                Event {
+                    kind: change.kind.into(),
+                    sequence: self.sequence.into(),
+                    buffer: change.id.0.into(),
+                    value: change.value.into(),
+                    name: change.name.map_or([0; 64], Name::to_wire),
+                    ..FromZeros::new_zeroed()
+                }
+            });
             if event.is_some() {
                 return event;
             }

@@ -51,6 +51,38 @@ pub enum Target {
     Buffers(Pattern),
 }
 
+/// What a grant says of waits and holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FenceTerms {
+    /// The longest wait, and the longest hold, in milliseconds.
+    pub max_wait_ms: u32,
+    /// The peer may put a fence on the buffer.
+    pub host_fence: bool,
+}
+
+impl Default for FenceTerms {
+    fn default() -> Self {
+        Self {
+            max_wait_ms: 5000,
+            host_fence: false,
+        }
+    }
+}
+
+impl FenceTerms {
+    /// What two grants together say.
+    const fn or(self, other: Self) -> Self {
+        Self {
+            max_wait_ms: if self.max_wait_ms > other.max_wait_ms {
+                self.max_wait_ms
+            } else {
+                other.max_wait_ms
+            },
+            host_fence: self.host_fence || other.host_fence,
+        }
+    }
+}
+
 /// One right of one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
@@ -62,6 +94,8 @@ pub struct Grant {
     pub enforcement: Enforcement,
     /// On a VMM that maps everything writable, share derived aliases all the same: a guest's write stops that VM.
     pub fail_stop: bool,
+    /// Of waits and holds.
+    pub fences: FenceTerms,
 }
 
 /// What the grants of a peer say of one buffer.
@@ -71,6 +105,8 @@ pub struct Terms {
     pub least: Enforcement,
     /// See [`Grant::fail_stop`].
     pub fail_stop: bool,
+    /// Of waits and holds.
+    pub fences: FenceTerms,
 }
 
 impl Grant {
@@ -94,6 +130,8 @@ pub struct Limits {
     pub mappings: u32,
     /// Bytes that it has allocated.
     pub bytes: u64,
+    /// Waits, and brackets of CPU access.
+    pub waits: u32,
 }
 
 /// What the configuration says of one peer, and what it uses of it.
@@ -144,6 +182,9 @@ impl Policy {
         Ok(Terms {
             least: if writes { Enforcement::None } else { least },
             fail_stop: covering.clone().any(|grant| grant.fail_stop),
+            fences: covering
+                .clone()
+                .fold(first.fences, |all, grant| all.or(grant.fences)),
         })
     }
 

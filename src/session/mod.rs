@@ -6,16 +6,19 @@
 //! back or its deadline passes. Driven by `vhost` and `broker`.
 
 mod events;
+mod fences;
 mod grants;
 mod mapping;
 mod open;
 mod producer;
 mod range;
+mod sync;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use grants::{Charge, Grant, Limits, Pattern, Policy, Target, Usage};
+pub use fences::FenceCounts;
+pub use grants::{Charge, FenceTerms, Grant, Limits, Pattern, Policy, Target, Usage};
 pub use mapping::{JobResult, MapError, Window, WindowJob};
 pub use producer::Host;
 
@@ -93,15 +96,40 @@ struct Held {
     owned: bool,
     /// It may be mapped by a VMM that maps everything writable, because a guest's write stops that VM.
     fail_stop: bool,
+    fences: FenceTerms,
     mappings: u32,
 }
 
 impl Held {
-    const fn new(alias: Alias, owned: bool, fail_stop: bool) -> Self {
+    /// Of a buffer that this session has made.
+    fn own(alias: Alias) -> Self {
         Self {
             alias,
-            owned,
-            fail_stop,
+            owned: true,
+            fail_stop: false,
+            fences: FenceTerms::default(),
+            mappings: 0,
+        }
+    }
+
+    /// Of a buffer that this peer may have on these terms.
+    const fn granted(alias: Alias, terms: grants::Terms) -> Self {
+        Self {
+            alias,
+            owned: false,
+            fail_stop: terms.fail_stop,
+            fences: terms.fences,
+            mappings: 0,
+        }
+    }
+
+    /// Of an alias derived from this one.
+    const fn derived(&self, alias: Alias) -> Self {
+        Self {
+            alias,
+            owned: false,
+            fail_stop: self.fail_stop,
+            fences: self.fences,
             mappings: 0,
         }
     }
@@ -119,6 +147,7 @@ pub struct Session {
     probe: u32,
     subscription: Arc<Subscription>,
     sequence: u64,
+    fences: fences::OpenFences,
     complaints: crate::complaints::Complaints,
 }
 
@@ -140,12 +169,14 @@ impl Session {
             } => window.size(),
             _ => 0,
         };
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
-            subscription: host.registry.subscribe()?,
+            subscription: host.registry.subscribe(number)?,
+            fences: fences::OpenFences::new(policy.limits.waits)?,
             handles: Table::new(policy.limits.handles),
             mappings: Table::new(policy.limits.mappings),
             ranges: Ranges::new(window),
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            number,
             probe: 0,
             sequence: 0,
             complaints: crate::complaints::Complaints::default(),
@@ -158,7 +189,8 @@ impl Session {
     /// Takes one request, with the fds that came along. `capacity` is what the reply may have in bytes, at least a
     /// reply header.
     ///
-    /// Returns the reply, or `None` if it will come from [`Self::finish`] or [`Self::expire`].
+    /// Returns the reply, or `None` if it will come from [`Self::take_late`], [`Self::settle`], [`Self::finish`] or
+    /// [`Self::expire`]. What [`Self::take_late`] has goes first.
     pub fn handle(
         &mut self,
         token: u64,
@@ -183,6 +215,29 @@ impl Session {
             Ok(Request::Unmap(mapping)) => {
                 self.unmap(Asker { token, envelope }, mapping).transpose()?
             }
+            Ok(request) if !fds.is_empty() && !matches!(request, Request::Import { .. }) => {
+                Err(Status::EINVAL)
+            }
+            Ok(Request::SyncStart { handle, direction }) => {
+                return self.sync_start(Asker { token, envelope }, handle, direction);
+            }
+            Ok(Request::SyncEnd { handle, direction }) => {
+                return self.sync_end(Asker { token, envelope }, handle, direction);
+            }
+            Ok(Request::FenceWait {
+                handle,
+                usage,
+                timeout_ms,
+            }) => self
+                .fence_wait(Asker { token, envelope }, handle, usage, timeout_ms)
+                .transpose()?,
+            Ok(Request::Hold {
+                handle,
+                usage,
+                timeout_ms,
+            }) => self
+                .start_hold(Asker { token, envelope }, handle, usage, timeout_ms)
+                .transpose()?,
             Ok(request) => self.answer(request, capacity, fds),
             Err(status) => Err(status),
         };
@@ -212,15 +267,15 @@ impl Session {
                 flags,
                 enforcement,
             } => self.derive(handle, flags, enforcement),
-            // Answered later: see `handle`.
+            Request::FenceCancel { tag } => self.fence_cancel(tag),
+            Request::FenceQuery { handle, usage } => self.fence_query(handle, usage),
+            Request::Release { handle, value } => self.release(handle, value),
+            // Those that can be answered later have been taken out by the caller.
             Request::Map { .. }
             | Request::Unmap(_)
             | Request::SyncStart { .. }
             | Request::SyncEnd { .. }
             | Request::FenceWait { .. }
-            | Request::FenceCancel { .. }
-            | Request::FenceQuery { .. }
-            | Request::Release { .. }
             | Request::Hold { .. } => Err(Status::EOPNOTSUPP),
             Request::Alloc { heap, size } => self.alloc(&heap, size),
             Request::Import { name, keep, format } => self.import(name, keep, format, fd),
@@ -289,6 +344,8 @@ impl Session {
         self.host.registry.withdraw_all(self.number);
         self.handles.clear();
         self.abandon_mappings();
+        self.abandon_fences();
+        self.host.fences.reactor.orphan(self.number);
         self.subscription.clear();
         self.sequence = 0;
     }
@@ -298,6 +355,8 @@ impl Session {
         self.transport = Transport::Fds;
         self.handles.clear();
         self.mappings.clear();
+        self.abandon_fences();
+        self.host.fences.reactor.orphan(self.number);
         self.host.registry.withdraw_all(self.number);
     }
 

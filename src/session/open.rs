@@ -83,7 +83,7 @@ impl Session {
                 published.buffer.best_enforcement().as_str(),
             ));
         })?;
-        let held = Held::new(alias, false, terms.fail_stop);
+        let held = Held::granted(alias, terms);
         self.hold(held, Some(published.name), published.format)
     }
 
@@ -92,6 +92,7 @@ impl Session {
             return Err(Status::EBUSY);
         }
         self.handles.remove(handle.0)?;
+        self.close_lane(handle);
         Ok(Body::EMPTY)
     }
 
@@ -102,11 +103,7 @@ impl Session {
         enforcement: Enforcement,
     ) -> Answer {
         let parent = self.handles.get(handle.0)?;
-        let held = Held::new(
-            parent.alias.derive(flags, enforcement)?,
-            false,
-            parent.fail_stop,
-        );
+        let held = parent.derived(parent.alias.derive(flags, enforcement)?);
         let published = self.host.registry.published(held.alias.buffer().id());
         let (name, format) = published.map_or((None, None), |p| (Some(p.name), p.format));
         self.hold(held, name, format)

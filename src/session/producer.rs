@@ -4,6 +4,7 @@
 use super::{Answer, Body, Charge, Held, Session, Transport};
 use crate::buffer::{Buffer, Deriver, Published, Registry};
 use crate::error::status_of;
+use crate::fence::Fences;
 use crate::heap::{self, Heap};
 use dmabuf_protocol::wire::{Format, HeapReply};
 use dmabuf_protocol::{Handle, Name, PAGE_SIZE, Status};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use zerocopy::FromZeros;
 
 /// What all sessions of a daemon share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Host {
     /// How read-only aliases of dma-bufs are made.
     pub deriver: Arc<Deriver>,
@@ -21,16 +22,33 @@ pub struct Host {
     pub registry: Registry,
     /// Heaps and pools by name.
     pub heaps: HashMap<String, Box<dyn Heap>>,
+    /// Waits and holds.
+    pub fences: Fences,
 }
 
 impl Host {
+    /// A host without heaps and buffers.
+    #[must_use]
+    pub fn new(fences: Fences) -> Self {
+        Self {
+            deriver: Arc::default(),
+            registry: Registry::default(),
+            heaps: HashMap::new(),
+            fences,
+        }
+    }
+
     /// Names a buffer, and seals its pool if it was the last slot.
     ///
     /// # Errors
     /// EEXIST if the name is taken, EINVAL if the buffer has one.
     pub fn publish(&self, published: Published) -> Result<(), Status> {
         let (buffer, name) = (Arc::clone(&published.buffer), published.name);
+        let kept = published.owner.is_none();
         self.registry.publish(published)?;
+        if kept {
+            buffer.keep();
+        }
         let Some(slot) = buffer.slot() else {
             return Ok(());
         };
@@ -65,9 +83,9 @@ impl Session {
         // Before a slot is taken, which of a memfd pool can't be given back.
         self.handles.has_room()?;
         let charge = Charge::new(&self.policy.usage, &self.policy.limits, size)?;
-        let buffer = Buffer::new(heap.allocate(size)?, Some(charge));
+        let buffer = Buffer::made_by(Some(self.number), heap.allocate(size)?, Some(charge));
         let alias = buffer.own_alias();
-        self.hold(Held::new(alias, true, false), None, None)
+        self.hold(Held::own(alias), None, None)
     }
 
     pub(super) fn import(
@@ -80,9 +98,9 @@ impl Session {
         self.may_publish(&name)?;
         let parts = heap::import(fd.ok_or(Status::EINVAL)?, &self.host.deriver)?;
         let charge = Charge::new(&self.policy.usage, &self.policy.limits, 0)?;
-        let buffer = Buffer::new(parts, Some(charge));
+        let buffer = Buffer::made_by(Some(self.number), parts, Some(charge));
         let alias = buffer.own_alias();
-        let answer = self.hold(Held::new(alias, true, false), Some(name), format)?;
+        let answer = self.hold(Held::own(alias), Some(name), format)?;
         let owner = (!keep).then_some(self.number);
         if let Err(status) = self.host.publish(Published {
             name,

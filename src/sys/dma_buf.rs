@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! ioctls of dma-bufs, dma-heaps and udmabuf (Linux `include/uapi/linux/{dma-buf,dma-heap,udmabuf}.h`).
 
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use super::sync_file::{SYNC_WRITE, dma_buf_sync};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::{self, Errno};
-use rustix::ioctl::{self, Opcode, Setter, Updater, opcode};
+use rustix::ioctl::{self, Opcode, Updater, opcode};
 
 /// `struct dma_heap_allocation_data`
 #[repr(C)]
@@ -26,15 +27,6 @@ struct UdmabufCreate {
 }
 const UDMABUF_CREATE: Opcode = opcode::write::<UdmabufCreate>(b'u', 0x42);
 const UDMABUF_FLAGS_CLOEXEC: u32 = 1;
-
-/// `struct dma_buf_sync`
-#[repr(C)]
-struct DmaBufSync {
-    flags: u64,
-}
-const DMA_BUF_IOCTL_SYNC: Opcode = opcode::write::<DmaBufSync>(b'b', 0);
-const DMA_BUF_SYNC_WRITE: u64 = 2;
-const DMA_BUF_SYNC_END: u64 = 4;
 
 /// A new buffer of `size` bytes from an opened dma-heap, zeroed by the kernel.
 ///
@@ -138,16 +130,7 @@ pub fn dma_buf_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
 /// # Errors
 /// The kernel's. START waits for the buffer's fences: only for buffers that no hardware uses.
 pub fn sync_cpu_write(fd: BorrowedFd<'_>, write: impl FnOnce()) -> io::Result<()> {
-    let sync = |flags| {
-        // SAFETY: the opcode takes a struct dma_buf_sync, which `DmaBufSync` is; the kernel only reads it.
-        unsafe {
-            ioctl::ioctl(
-                fd.as_fd(),
-                Setter::<DMA_BUF_IOCTL_SYNC, _>::new(DmaBufSync { flags }),
-            )
-        }
-    };
-    sync(DMA_BUF_SYNC_WRITE)?;
+    dma_buf_sync(fd, SYNC_WRITE, false)?;
     write();
-    sync(DMA_BUF_SYNC_WRITE | DMA_BUF_SYNC_END)
+    dma_buf_sync(fd, SYNC_WRITE, true)
 }

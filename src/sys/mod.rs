@@ -2,7 +2,7 @@
 //! The kernel's side of things: ioctls, mappings, sockets with fds. The only module with unsafe code.
 //!
 //! Everything here is a typed function over `OwnedFd` and `BorrowedFd`; nothing keeps state, nothing knows what a
-//! buffer is. Called by `heap`, `buffer`, `broker` and `vhost`.
+//! buffer is. Called by `heap`, `buffer`, `fence`, `broker` and `vhost`.
 #![allow(unsafe_code)]
 
 mod derive;
@@ -14,9 +14,11 @@ mod mapping;
 mod memfd;
 mod notify;
 mod seqpacket;
+mod sync_file;
 #[cfg(test)]
 mod tests;
 mod truncation;
+mod vgem;
 
 pub use derive::{kernel_derive, module_derive};
 pub use dma_buf::{
@@ -33,4 +35,8 @@ pub use memfd::{
 };
 pub use notify::notify_ready;
 pub use seqpacket::{MAX_MESSAGE, Received, accept, listen, receive, send};
+pub use sync_file::{
+    SYNC_READ, SYNC_WRITE, SyncFileInfo, dma_buf_sync, export_sync_file, sync_file_info,
+};
 pub use truncation::{met_truncation, survive_truncation};
+pub use vgem::{is_vgem, vgem_attach_fence};

@@ -5,9 +5,10 @@ use super::Wake;
 use super::device::{Device, Memory};
 use super::vring::Vring;
 use super::window::MapperShared;
+use crate::session::FenceCounts;
 use crate::sys::{self, EventFd};
 use dmabuf_protocol::{
-    DeviceConfig, FEATURE_ALLOC, FEATURE_STATIC_WINDOW, NUM_QUEUES, QUEUE_CONTROL,
+    DeviceConfig, FEATURE_ALLOC, FEATURE_FENCE, FEATURE_STATIC_WINDOW, NUM_QUEUES, QUEUE_CONTROL,
 };
 use rustix::fd::{AsFd, AsRawFd, RawFd};
 use std::io;
@@ -40,7 +41,7 @@ pub struct Backend {
     /// Guest memory without windows.
     memory: Memory,
     exit: EventFd,
-    wakes: [(RawFd, Wake); 3],
+    wakes: [(RawFd, Wake); 4],
 }
 
 impl Backend {
@@ -55,6 +56,7 @@ impl Backend {
             (shared.wake().as_raw_fd(), Wake::Window),
             (device.event_wake(), Wake::Events),
             (device.timer(), Wake::Deadline),
+            (device.fence_wake(), Wake::Fences),
         ];
         Self {
             memory: device.memory().clone(),
@@ -74,8 +76,9 @@ impl Backend {
             .chain([(exit.as_raw_fd(), Wake::Exit)])
     }
 
-    /// Gives everything back; returns how many handles and mappings there were.
-    pub fn end(&self) -> (u32, u32) {
+    /// Gives everything back; returns how many handles and mappings there were, and what was open of
+    /// fences.
+    pub fn end(&self) -> (u32, u32, FenceCounts) {
         self.shared.running().end();
         let mut device = self.device();
         let counts = device.counts();
@@ -105,6 +108,7 @@ impl VhostUserBackend for Backend {
         let alloc = u64::from(self.allocates) << FEATURE_ALLOC;
         fixed
             | alloc
+            | 1 << FEATURE_FENCE
             | 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
@@ -199,6 +203,7 @@ impl VhostUserBackend for Backend {
             event if event == Wake::Window as u16 => device.window_results(vrings),
             event if event == Wake::Events as u16 => device.send_events(vrings),
             event if event == Wake::Deadline as u16 => device.deadline(vrings),
+            event if event == Wake::Fences as u16 => device.fence_results(vrings),
             queue => device.kicked(queue, vrings),
         }
         if sys::met_truncation() {

@@ -7,11 +7,13 @@ use super::chain::{Broken, Chain, ReplySpace};
 use super::vring::Vring;
 use super::window::MapperShared;
 use crate::complaints::Complaints;
-use crate::session::{Done, Session};
+use crate::session::{Done, FenceCounts, Session};
 use crate::sys;
 use dmabuf_protocol::request::Envelope;
 use dmabuf_protocol::wire::{Event, ReplyHeader};
-use dmabuf_protocol::{NUM_QUEUES, QUEUE_CONTROL, QUEUE_EVENT, QUEUE_FENCE, Status};
+use dmabuf_protocol::{
+    NUM_QUEUES, OpCode, QUEUE_CONTROL, QUEUE_EVENT, QUEUE_FENCE, Request, Status,
+};
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
@@ -29,6 +31,13 @@ use zerocopy::IntoBytes;
 /// Guest memory that the front-end can change at any time.
 pub type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
+/// A chain whose request is not answered yet.
+struct Waiting {
+    queue: u16,
+    head: u16,
+    space: ReplySpace,
+}
+
 /// See the module.
 pub struct Device {
     session: Session,
@@ -37,7 +46,7 @@ pub struct Device {
     shared: Arc<MapperShared>,
     timer: OwnedFd,
     /// Chains whose requests are not answered yet, by token.
-    waiting: HashMap<u64, (u16, ReplySpace)>,
+    waiting: HashMap<u64, Waiting>,
     next_token: u64,
     /// Replies that came while the device was stopped.
     stopped: Vec<Done>,
@@ -86,6 +95,11 @@ impl Device {
         self.session.wake().as_raw_fd()
     }
 
+    /// The event that is set while results of waits may be there.
+    pub fn fence_wake(&self) -> RawFd {
+        self.session.fence_wake().as_raw_fd()
+    }
+
     /// A queue has new chains.
     pub fn kicked(&mut self, queue: u16, vrings: &[Vring]) {
         let Some(vring) = vrings.get(usize::from(queue)) else {
@@ -96,11 +110,11 @@ impl Device {
             return;
         }
         if queue == QUEUE_CONTROL && !self.shared.running().now() {
-            self.start(vring);
+            self.start(vrings);
         }
         match queue {
             QUEUE_EVENT => self.send_events(vrings),
-            _ => self.take_requests(queue, vring),
+            _ => self.take_requests(queue, vrings),
         }
         self.set_timer();
     }
@@ -108,7 +122,10 @@ impl Device {
     /// The control queue runs: for the first time since a reset, or again after a pause.
     ///
     /// A reset is told by a queue that starts from 0; a VM that is paused and goes on has its position kept.
-    fn start(&mut self, control: &Vring) {
+    fn start(&mut self, vrings: &[Vring]) {
+        let Some(control) = vrings.get(usize::from(QUEUE_CONTROL)) else {
+            return;
+        };
         self.broken = [false; NUM_QUEUES];
         if control.get_ref().get_queue().next_avail() == 0 {
             self.shared.running().reset();
@@ -119,11 +136,14 @@ impl Device {
         }
         self.shared.running().set(true);
         for done in std::mem::take(&mut self.stopped) {
-            self.reply(control, done);
+            self.reply(vrings, done);
         }
     }
 
-    fn take_requests(&mut self, queue: u16, vring: &Vring) {
+    fn take_requests(&mut self, queue: u16, vrings: &[Vring]) {
+        let Some(vring) = vrings.get(usize::from(queue)) else {
+            return;
+        };
         loop {
             let quiet = vring
                 .get_mut()
@@ -133,10 +153,7 @@ impl Device {
                 return self.stop(queue, &error.into());
             }
             while let Some(chain) = self.next_chain(queue, vring) {
-                match queue {
-                    QUEUE_CONTROL => self.take_request(vring, chain),
-                    _ => self.refuse(queue, vring, &chain),
-                }
+                self.take_request(queue, vrings, chain);
             }
             if !self.has_more(queue, vring) {
                 return;
@@ -144,34 +161,41 @@ impl Device {
         }
     }
 
-    fn take_request(&mut self, vring: &Vring, chain: Chain) {
+    fn take_request(&mut self, queue: u16, vrings: &[Vring], chain: Chain) {
         let capacity = chain.reply.capacity();
+        let token = self.next_token;
+        self.next_token += 1;
+        let Chain {
+            head,
+            request,
+            reply: space,
+        } = chain;
+        self.waiting.insert(token, Waiting { queue, head, space });
         if capacity < size_of::<ReplyHeader>() {
             self.complaints.warn(format_args!(
                 "peer {}: a request without space for a reply header is not carried out",
                 self.session.policy().name
             ));
-            return self.give_back(QUEUE_CONTROL, vring, chain.head, 0);
+            let reply = Vec::new();
+            return self.reply(
+                vrings,
+                Done {
+                    token,
+                    reply,
+                    alias: None,
+                },
+            );
         }
-        let token = self.next_token;
-        self.next_token += 1;
-        self.waiting.insert(token, (chain.head, chain.reply));
-        if let Some(done) = self
-            .session
-            .handle(token, &chain.request, capacity, Vec::new())
-        {
-            self.reply(vring, done);
-        }
-    }
-
-    /// The fence queue knows no request yet.
-    fn refuse(&mut self, queue: u16, vring: &Vring, chain: &Chain) {
-        let header = Envelope::of(&chain.request).reply(Status::EOPNOTSUPP);
-        let space = chain.reply.capacity() >= size_of::<ReplyHeader>();
-        let reply: &[u8] = if space { header.as_bytes() } else { &[] };
-        match chain.reply.write(&self.memory.memory(), reply) {
-            Ok(()) => self.give_back(queue, vring, chain.head, reply.len()),
-            Err(broken) => self.stop(queue, &broken),
+        let done = match misplaced(queue, &request, capacity) {
+            Some(status) => Some(Done {
+                token,
+                reply: Envelope::of(&request).reply(status).as_bytes().to_vec(),
+                alias: None,
+            }),
+            None => self.session.handle(token, &request, capacity, Vec::new()),
+        };
+        for done in self.session.take_late().into_iter().chain(done) {
+            self.reply(vrings, done);
         }
     }
 
@@ -194,23 +218,34 @@ impl Device {
         self.set_timer();
     }
 
-    fn reply_later(&mut self, vrings: &[Vring], done: Done) {
-        match vrings.get(usize::from(QUEUE_CONTROL)) {
-            Some(vring) if self.shared.running().now() => self.reply(vring, done),
-            _ => self.stopped.push(done),
+    /// Results of waits.
+    pub fn fence_results(&mut self, vrings: &[Vring]) {
+        for done in self.session.settle() {
+            self.reply_later(vrings, done);
         }
     }
 
-    fn reply(&mut self, vring: &Vring, done: Done) {
-        let Some((head, space)) = self.waiting.remove(&done.token) else {
+    fn reply_later(&mut self, vrings: &[Vring], done: Done) {
+        if self.shared.running().now() {
+            self.reply(vrings, done);
+        } else {
+            self.stopped.push(done);
+        }
+    }
+
+    fn reply(&mut self, vrings: &[Vring], done: Done) {
+        let Some(Waiting { queue, head, space }) = self.waiting.remove(&done.token) else {
             return;
         };
-        if self.is_broken(QUEUE_CONTROL) {
+        let Some(vring) = vrings.get(usize::from(queue)) else {
+            return;
+        };
+        if self.is_broken(queue) {
             return;
         }
         match space.write(&self.memory.memory(), &done.reply) {
-            Ok(()) => self.give_back(QUEUE_CONTROL, vring, head, done.reply.len()),
-            Err(broken) => self.stop(QUEUE_CONTROL, &broken),
+            Ok(()) => self.give_back(queue, vring, head, done.reply.len()),
+            Err(broken) => self.stop(queue, &broken),
         }
     }
 
@@ -346,9 +381,10 @@ impl Device {
         !self.session.policy().allocate.is_empty()
     }
 
-    /// Handles and mappings held now.
-    pub const fn counts(&self) -> (u32, u32) {
-        self.session.counts()
+    /// Handles and mappings held now, and what is open of fences.
+    pub fn counts(&self) -> (u32, u32, FenceCounts) {
+        let (handles, mappings) = self.session.counts();
+        (handles, mappings, self.session.fence_counts())
     }
 
     /// Gives everything back: the connection has ended.
@@ -356,6 +392,19 @@ impl Device {
         self.waiting.clear();
         self.session.end();
     }
+}
+
+/// The answer to a request of another queue.
+fn misplaced(queue: u16, request: &[u8], capacity: usize) -> Option<Status> {
+    let op = OpCode::try_from(Envelope::of(request).op).ok()?;
+    if op.queue() == queue {
+        return None;
+    }
+    Some(match Request::parse(request) {
+        Err(status) => status,
+        Ok(_) if capacity < op.min_reply() => Status::EMSGSIZE,
+        Ok(_) => Status::EOPNOTSUPP,
+    })
 }
 
 /// Whether a queue may be read.

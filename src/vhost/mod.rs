@@ -48,6 +48,7 @@ enum Wake {
     Window,
     Events,
     Deadline,
+    Fences,
 }
 
 const _: () = assert!(Wake::Exit as usize > NUM_QUEUES);
@@ -130,20 +131,20 @@ impl Vm {
         exit.set();
         // Waits for the worker thread, which ends on `exit`.
         drop(daemon);
-        let (handles, mappings) = backend.end();
+        let (handles, mappings, fences) = backend.end();
         mapper.join(name.as_str());
         match ended {
             Ok(())
             | Err(DaemonError::HandleRequest(
                 VhostUserError::Disconnected | VhostUserError::PartialMessage,
             )) => log::info!(
-                "peer {name}: front-end gone, {handles} handles and {mappings} mappings released"
+                "peer {name}: front-end gone, {handles} handles and {mappings} mappings released, {fences}"
             ),
             Err(DaemonError::CreateBackendListener(error)) => {
                 return Err(std::io::Error::other(error.to_string()));
             }
             Err(error) => log::warn!(
-                "peer {name}: connection ended: {error}; {handles} handles and {mappings} mappings released"
+                "peer {name}: connection ended: {error}; {handles} handles and {mappings} mappings released, {fences}"
             ),
         }
         Ok(())

@@ -36,6 +36,13 @@ pub fn one_of_each() -> Vec<(OpCode, Vec<u8>)> {
             OpCode::Close | OpCode::Unmap => make(&9u64.to_le_bytes()),
             OpCode::Map => make(map_body(9, 0, PAGE, READ_ONLY).as_bytes()),
             OpCode::Derive => make(derive_body(9, READ_ONLY, 0).as_bytes()),
+            OpCode::SyncStart
+            | OpCode::SyncEnd
+            | OpCode::FenceQuery
+            | OpCode::FenceWait
+            | OpCode::Hold => make(usage_body(9, 1, 0).as_bytes()),
+            OpCode::FenceCancel => make(&9u64.to_le_bytes()),
+            OpCode::Release => make(&[9u64.to_le_bytes(), [0; 8]].concat()),
             OpCode::Alloc => make(alloc_body("none", PAGE).as_bytes()),
             OpCode::Import => make(import_body("t/none", 0).as_bytes()),
             OpCode::Publish => make(publish_body(9, "t/none", 0).as_bytes()),
@@ -45,6 +52,15 @@ pub fn one_of_each() -> Vec<(OpCode, Vec<u8>)> {
         (op, request)
     });
     all.collect()
+}
+
+/// The body of SYNC_START, SYNC_END, FENCE_WAIT, FENCE_QUERY and HOLD, which have the same form.
+pub fn usage_body(handle: u64, usage: u32, timeout_ms: u32) -> wire::FenceWaitRequest {
+    wire::FenceWaitRequest {
+        handle: handle.into(),
+        usage: usage.into(),
+        timeout_ms: timeout_ms.into(),
+    }
 }
 
 pub fn open_body(buffer: &str, flags: u32, enforcement: u32) -> wire::OpenRequest {

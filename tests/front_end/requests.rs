@@ -4,12 +4,14 @@
 use crate::client::Client;
 use crate::daemon::{CONFIG, Daemon};
 use crate::guest::{DATA, Descriptor, INDIRECT, NEXT, WRITE};
-use crate::message::{PAGE, Peer, READ_ONLY, Reply, name, one_of_each, open_body, request};
+use crate::message::{
+    PAGE, Peer, READ_ONLY, Reply, name, one_of_each, open_body, request, usage_body,
+};
 use crate::vmm::FrontEnd;
 use crate::window::Answer;
 use dmabuf_protocol::config::CONFIG_MAGIC;
 use dmabuf_protocol::wire::{BufferInfo, ListReply, ReplyHeader};
-use dmabuf_protocol::{OpCode, Request, Status, VERSION};
+use dmabuf_protocol::{OpCode, QUEUE_FENCE, Request, Status, VERSION};
 
 /// Space for requests that a test lays out itself, and a descriptor that nobody else uses.
 const OWN: u64 = DATA + 0x28_0000;
@@ -90,7 +92,7 @@ fn refuse_malformed(peer: &mut impl Peer) {
         }
         // Reserved fields, and bits of flags without a meaning, by their place in the request.
         let reserved: &[usize] = match op {
-            OpCode::List => &[28, 31],
+            OpCode::List | OpCode::SyncStart | OpCode::SyncEnd | OpCode::FenceQuery => &[28, 31],
             OpCode::Map => &[44, 47],
             OpCode::Alloc => &[88, 95],
             OpCode::Import => &[16 + 65, 16 + 71, 16 + 128, 16 + 135],
@@ -112,7 +114,7 @@ fn refuse_malformed(peer: &mut impl Peer) {
             );
         }
     }
-    for op in [0, 8, 0x10, 0x20, 0x35, 0x40, 0x8000_0001, u32::MAX] {
+    for op in [0, 8, 0x12, 0x25, 0x35, 0x40, 0x8000_0001, u32::MAX] {
         let reply = peer.exchange(&request(op, 3, &[0u8; 0]));
         assert_eq!(reply.status, Status::EOPNOTSUPP, "op {op:#x}");
         assert_eq!((reply.op, reply.tag), (op, 3));
@@ -313,7 +315,9 @@ fn producers_requests_are_not_for_virtqueues() {
         let status = vm.exchange(&bytes).status;
         // An IMPORT without an fd is malformed anyhow.
         let refused = [Status::EOPNOTSUPP, Status::EINVAL].contains(&status);
-        assert_eq!(refused, producers, "{}: {status}", op.as_str());
+        // Waits have a queue of their own.
+        let expected = producers || op.queue() == QUEUE_FENCE;
+        assert_eq!(refused, expected, "{}: {status}", op.as_str());
     }
     let mut client = Client::connect(&daemon);
     assert_eq!(
@@ -324,30 +328,43 @@ fn producers_requests_are_not_for_virtqueues() {
 }
 
 #[test]
-fn the_fence_queue_knows_no_request() {
+fn the_fence_queue_takes_nothing_else() {
     let daemon = Daemon::start(CONFIG);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
+    for (op, bytes) in one_of_each() {
+        let status = vm.on_queue(QUEUE_FENCE, &bytes).status;
+        let expected = match op {
+            OpCode::FenceWait | OpCode::FenceQuery => Status::ESTALE,
+            OpCode::FenceCancel => Status::ENOENT,
+            _ => Status::EOPNOTSUPP,
+        };
+        assert_eq!(status, expected, "{}", op.as_str());
+        let cut = &bytes[..bytes.len() - 1];
+        assert_eq!(vm.on_queue(QUEUE_FENCE, cut).status, Status::EINVAL);
+    }
     let ring = &mut vm.rings[2];
-    let bytes = request(0x20, 99, &[0u8; 8]);
+    let bytes = request(OpCode::FenceWait.to_wire(), 99, &usage_body(9, 1, 0));
     ring.write(OWN, &bytes);
-    ring.set(0, Descriptor::new(OWN, bytes.len() as u32, NEXT, 1));
-    ring.set(1, Descriptor::new(OWN + 0x1000, 64, WRITE, 0));
-    ring.offer(0);
-    // A fence request without room, and one that is longer than any request.
+    // A fence request without room, one with too little, and one that is longer than any request.
     ring.set(2, Descriptor::new(OWN, bytes.len() as u32, 0, 0));
     ring.offer(2);
-    ring.set(3, Descriptor::new(OWN, 0x1_0000, NEXT, 4));
-    ring.set(4, Descriptor::new(OWN + 0x1_1000, 16, WRITE, 0));
+    ring.set(3, Descriptor::new(OWN, bytes.len() as u32, NEXT, 4));
+    ring.set(4, Descriptor::new(OWN + 0x1_1000, 31, WRITE, 0));
     ring.offer(3);
+    ring.set(5, Descriptor::new(OWN, 0x1_0000, NEXT, 6));
+    ring.set(6, Descriptor::new(OWN + 0x1_2000, 16, WRITE, 0));
+    ring.offer(5);
     ring.kick();
-    assert_eq!(ring.wait_used(), (0, 16));
-    let reply = Reply::parse(&ring.read(OWN + 0x1000, 16));
-    assert_eq!(
-        (reply.op, reply.tag, reply.status),
-        (0x20, 99, Status::EOPNOTSUPP)
-    );
     assert_eq!(ring.wait_used(), (2, 0));
     assert_eq!(ring.wait_used(), (3, 16));
+    let reply = Reply::parse(&ring.read(OWN + 0x1_1000, 16));
+    assert_eq!(
+        (reply.op, reply.tag, reply.status),
+        (0x20, 99, Status::EMSGSIZE)
+    );
+    assert_eq!(ring.wait_used(), (5, 16));
+    let reply = Reply::parse(&ring.read(OWN + 0x1_2000, 16));
+    assert_eq!(reply.status, Status::EINVAL);
 }
 
 #[test]

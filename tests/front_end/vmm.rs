@@ -238,6 +238,23 @@ impl FrontEnd {
         assert_eq!(before, None, "chain {head} was used twice");
     }
 
+    /// Sends a request on any queue but the event queue, and waits for its reply.
+    pub fn on_queue(&mut self, queue: u16, request: &[u8]) -> Reply {
+        if queue == 0 {
+            return self.exchange(request);
+        }
+        let (address, reply) = (RAM + 0x9_0000, RAM + 0x9_8000);
+        let ring = &mut self.rings[usize::from(queue)];
+        ring.write(address, request);
+        ring.set(0, Descriptor::new(address, request.len() as u32, NEXT, 1));
+        ring.set(1, Descriptor::new(reply, ROOM as u32, WRITE, 0));
+        ring.offer(0);
+        ring.kick();
+        let (head, len) = ring.wait_used();
+        assert_eq!(head, 0, "the only chain of the queue");
+        Reply::parse(&ring.read(reply, len as usize))
+    }
+
     /// Gives the device room for an event, and returns the chain.
     pub fn offer_event(&mut self, index: u16, room: u32) {
         let address = RAM + 0x8_0000 + 0x100 * u64::from(index);

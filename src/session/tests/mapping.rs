@@ -301,6 +301,7 @@ fn quotas_and_checks() {
     let mut producer = producer(&host);
     producer.share("dma", 8 * P, "b");
     let limits = crate::session::Limits {
+        waits: 200,
         handles: 9,
         buffers: 9,
         mappings: 1,

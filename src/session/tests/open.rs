@@ -307,6 +307,7 @@ fn handles_are_limited_and_go_stale() {
     let (host, _producer) = full_host(1);
     let grants = vec![buffers("dma/*", ReadWrite, Enforcement::Vmm)];
     let limits = Limits {
+        waits: 200,
         handles: 2,
         buffers: 2,
         mappings: 1,
@@ -380,10 +381,10 @@ fn malformed_and_unknown_requests_are_answered() {
     assert_eq!(reply(&mut vm, &[], 16), (0, Status::EINVAL, 0));
     assert_eq!(reply(&mut vm, &[1; 15], 16), (0, Status::EINVAL, 0));
     let mut unknown = Peer::bytes(OpCode::GetInfo, 5, &());
-    unknown[0] = 0x10;
+    unknown[0] = 0x1f;
     assert_eq!(
         reply(&mut vm, &unknown, CAPACITY),
-        (0x10, Status::EOPNOTSUPP, 5)
+        (0x1f, Status::EOPNOTSUPP, 5)
     );
     let good = Peer::bytes(OpCode::GetInfo, 5, &());
     assert_eq!(reply(&mut vm, &good, 16 + 127), (1, Status::EMSGSIZE, 5));

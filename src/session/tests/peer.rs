@@ -2,10 +2,11 @@
 //! A peer for tests: builds requests, takes replies apart, and stands in for the front-end.
 
 use crate::buffer::{Memory, Parts};
+use crate::fence::{Fences, HostKernel};
 use crate::heap::{Heap, MemfdHeap, Pool, PoolHeap, PoolOptions};
 use crate::session::{
-    Done, Grant, Host, JobResult, Limits, MapError, Pattern, Policy, Session, Target, Transport,
-    Usage, Window, WindowJob,
+    Done, FenceTerms, Grant, Host, JobResult, Limits, MapError, Pattern, Policy, Session, Target,
+    Transport, Usage, Window, WindowJob,
 };
 use crate::sys;
 use dmabuf_protocol::wire::*;
@@ -54,7 +55,7 @@ pub fn host(slots: u32) -> (Arc<Host>, Arc<Pool>) {
         link: None,
     })
     .unwrap();
-    let mut host = Host::default();
+    let mut host = Host::new(Fences::start(Arc::new(HostKernel), None).unwrap());
     host.heaps.insert("dma".to_owned(), Box::new(FakeDmaHeap));
     host.heaps.insert("memfd".to_owned(), Box::new(MemfdHeap));
     host.heaps
@@ -72,6 +73,7 @@ pub fn buffers(pattern: &str, access: Access, enforcement: Enforcement) -> Grant
         access,
         enforcement,
         fail_stop: false,
+        fences: FenceTerms::default(),
     }
 }
 
@@ -81,6 +83,7 @@ pub fn whole_pool(access: Access) -> Grant {
         access,
         enforcement: Enforcement::Derived,
         fail_stop: false,
+        fences: FenceTerms::default(),
     }
 }
 
@@ -96,6 +99,7 @@ pub fn policy() -> Policy {
             buffers: 200,
             mappings: 200,
             bytes: 64 * P,
+            waits: 200,
         },
         usage: Arc::new(Usage::default()),
     }

@@ -26,6 +26,7 @@ fn alloc_needs_the_right_and_room() {
     let (host, _) = host(1);
     let allocate = ["memfd", "pool", "absent"].map(str::to_owned).to_vec();
     let limits = Limits {
+        waits: 200,
         handles: 3,
         buffers: 3,
         mappings: 0,
@@ -70,6 +71,7 @@ fn a_quota_is_for_all_connections_of_a_peer() {
     let (host, _) = host(1);
     let allocate = vec!["memfd".to_owned()];
     let limits = Limits {
+        waits: 200,
         handles: 9,
         buffers: 9,
         mappings: 0,
@@ -100,6 +102,7 @@ fn a_quota_is_for_all_connections_of_a_peer() {
 fn a_refused_alloc_costs_no_slot() {
     let (host, _) = host(2);
     let limits = Limits {
+        waits: 200,
         handles: 1,
         buffers: 1,
         mappings: 0,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use Access::{ReadOnly, ReadWrite};
 
 const LIMITS: Limits = Limits {
+    waits: 200,
     handles: 8,
     buffers: 3,
     mappings: 8,
