@@ -133,6 +133,19 @@ impl GuestVm {
                 // Each access to a device is dear under two layers of emulation, and SeaBIOS makes many.
                 "-bios",
                 "qboot.rom",
+                // Devices are reached through ports, not through memory: KVM has to emulate each access to memory, and
+                // under QEMU's SVM it has stopped a VM at one (KVM internal error, suberror 3: it takes an event for
+                // being delivered that isn't). What is left of them is the dmabuf device.
+                "-machine",
+                "hpet=off",
+                "-global",
+                "virtio-serial-pci.disable-legacy=off",
+                "-global",
+                "virtio-serial-pci.disable-modern=on",
+                "-global",
+                "virtio-9p-pci.disable-legacy=off",
+                "-global",
+                "virtio-9p-pci.disable-modern=on",
             ])
             .arg("-kernel")
             .arg(io.join("vmlinuz"))
