@@ -175,7 +175,9 @@ impl<H: Hal> Control<H> {
     ) -> Result<()> {
         let Ok(body) = late.body() else { return Ok(()) };
         let undo = match late.sent.op {
-            OpCode::Open | OpCode::Derive => reply::handle(body).map(|it| (OpCode::Close, it.0)),
+            OpCode::Open | OpCode::Derive | OpCode::Alloc => {
+                reply::handle(body).map(|it| (OpCode::Close, it.0))
+            }
             OpCode::Map => reply::mapping(body).map(|it| (OpCode::Unmap, it.0)),
             _ => return Ok(()),
         };

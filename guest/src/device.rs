@@ -15,8 +15,8 @@ use core::time::Duration;
 use dmabuf_protocol::config::CONFIG_MAGIC;
 use dmabuf_protocol::request::OpCode;
 use dmabuf_protocol::{
-    Access, DeviceConfig, Enforcement, FEATURE_STATIC_WINDOW, Flags, Handle, MappingId, Name,
-    PAGE_SIZE, QUEUE_FENCE, VERSION, wire,
+    Access, DeviceConfig, Enforcement, FEATURE_ALLOC, FEATURE_STATIC_WINDOW, Flags, Handle,
+    MappingId, Name, PAGE_SIZE, QUEUE_FENCE, VERSION, wire,
 };
 use virtio_drivers::Hal;
 use virtio_drivers::transport::{DeviceStatus, InterruptStatus, Transport};
@@ -27,6 +27,7 @@ bitflags! {
     /// The feature bits that this driver accepts.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Features: u64 {
+        const ALLOC = 1 << FEATURE_ALLOC;
         const STATIC_WINDOW = 1 << FEATURE_STATIC_WINDOW;
         const VERSION_1 = 1 << 32;
     }
@@ -35,8 +36,8 @@ bitflags! {
 /// A handle: this VM's right to a buffer, with one access. Plain data; [`Device::close`] gives it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alias {
-    handle: Handle,
-    buffer: Buffer,
+    pub(crate) handle: Handle,
+    pub(crate) buffer: Buffer,
 }
 
 impl Alias {
@@ -273,7 +274,7 @@ impl<H: Hal, T: Transport, W: Windows, P: Platform> Device<H, T, W, P> {
         self.platform.now()
     }
 
-    fn alias(
+    pub(crate) fn alias(
         &mut self,
         op: OpCode,
         request: &(impl IntoBytes + Immutable),
@@ -318,11 +319,15 @@ impl<H: Hal, T: Transport, W: Windows, P: Platform> Device<H, T, W, P> {
     }
 
     /// Gives back a handle or mapping that the caller never sees. If that fails, the reset does it.
-    fn give_back(&mut self, op: OpCode, number: u64) {
+    pub(crate) fn give_back(&mut self, op: OpCode, number: u64) {
         let _ = self.call(op, &U64::new(number));
     }
 
-    fn call(&mut self, op: OpCode, body: &(impl IntoBytes + Immutable)) -> Result<Reply> {
+    pub(crate) fn call(
+        &mut self,
+        op: OpCode,
+        body: &(impl IntoBytes + Immutable),
+    ) -> Result<Reply> {
         self.usable()?;
         let reply = self
             .control

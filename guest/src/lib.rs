@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod mapping;
 pub mod pci;
+mod producer;
 mod reply;
 mod sys;
 #[cfg(test)]
@@ -24,7 +25,7 @@ pub use dmabuf_protocol as protocol;
 pub use error::{Error, Result};
 pub use event::{Change, Event};
 pub use mapping::Mapping;
-pub use reply::{Buffer, Info};
+pub use reply::{Buffer, Heap, Info};
 
 /// How long a reply is waited for unless [`Device::set_time_limit`] says otherwise. Twice the device's own limit for
 /// the VMM.

@@ -47,6 +47,17 @@ pub struct Info {
     pub honours_read_only: Option<bool>,
 }
 
+/// A heap that this VM may allocate from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heap {
+    /// For [`crate::Device::alloc`].
+    pub name: Name,
+    /// Most bytes that one buffer can have.
+    pub max_size: u64,
+    /// What its buffers are.
+    pub kind: HeapKind,
+}
+
 /// A MAP reply: something of that length is somewhere in that window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -113,6 +124,21 @@ pub(crate) fn info(body: &[u8]) -> Result<Info> {
         mappings: info.mappings.get(),
         honours_read_only,
     })
+}
+
+/// The heap of that index, and how many there are.
+pub(crate) fn heap(body: &[u8], index: u32) -> Result<(Heap, u32)> {
+    let reply: wire::HeapReply = exact(body)?;
+    let kind = HeapKind::from_wire(reply.kind.get());
+    let heap = Heap {
+        name: Name::from_wire(reply.name).or(wrong("a heap's name"))?,
+        max_size: reply.max_size.get(),
+        kind: kind.or(wrong("a heap's kind"))?,
+    };
+    match reply.count.get() {
+        count if count > index => Ok((heap, count)),
+        _ => wrong("a heap that isn't there"),
+    }
 }
 
 /// A page of LIST whose request had this cursor. The entries are in order, and `next` gets on: a list always ends.

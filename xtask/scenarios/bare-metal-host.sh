@@ -74,6 +74,11 @@ verdict dynamic_window "$after" says "filled bare/x $after"
 verdict host_sees_write "$before, then $after" [ "$after" != "$before" ]
 verdict all_given_back "" says 'info bare 0 0'
 
+step "a buffer of its own"
+boot 'make system bare/made'
+verdict made_done "$(tail -n 1 "$said")" done_well
+verdict made_is_published "$(crc bare/made)" says "made bare/made $(crc bare/made)"
+
 step "events"
 boot 'events 2' &
 if eventually 30 says listening; then

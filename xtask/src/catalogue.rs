@@ -200,6 +200,8 @@ const BARE_METAL: Scenario = Scenario {
         "dynamic_window",
         "host_sees_write",
         "all_given_back",
+        "made_done",
+        "made_is_published",
         "events",
         "event_added",
         "event_withdrawn",

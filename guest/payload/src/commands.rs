@@ -9,6 +9,7 @@
 //! | `refused NAME` | `refused NAME STATUS`: opening it for writing |
 //! | `attack NAME` | writes to every page of a read-only mapping; `attacked NAME unchanged` or `changed` |
 //! | `fill NAME BYTE` | fills a buffer through a read-write mapping (BYTE in hex); `filled NAME CRC-32` |
+//! | `make HEAP NAME` | allocates a buffer, fills it and publishes it for good; `made NAME CRC-32` |
 //! | `events COUNT` | `listening`, then each event: `added NAME` or `withdrawn NAME` |
 
 use crate::crc::crc32;
@@ -68,6 +69,7 @@ pub fn run(device: &mut Device<'_>, line: &str, out: &mut Serial) -> Result<(), 
                 let byte = u8::from_str_radix(second, 16).or(Err(Failure::Command))?;
                 fill(device, name(first)?, byte, out)?;
             }
+            "make" => make(device, name(first)?, name(second)?, out)?,
             "events" => {
                 let count: u32 = first.parse().or(Err(Failure::Command))?;
                 events(device, count, out)?;
@@ -170,6 +172,19 @@ fn fill(device: &mut Device<'_>, name: Name, byte: u8, out: &mut Serial) -> Resu
     }
     writeln!(out, "filled {name} {:08x}", crc_of(&held.1))?;
     give_back(device, held)
+}
+
+fn make(device: &mut Device<'_>, heap: Name, name: Name, out: &mut Serial) -> Result<(), Failure> {
+    let alias = device.alloc(heap, 16 * PAGE_SIZE)?;
+    let size = alias.buffer().size;
+    let mapping = device.map(&alias, 0, size, Access::ReadWrite)?;
+    for (offset, byte) in (0..mapping.len()).zip((0..=250).cycle()) {
+        let byte: u8 = byte;
+        mapping.write(offset, byte).ok_or(Failure::Command)?;
+    }
+    device.publish(&alias, name, true, None)?;
+    writeln!(out, "made {name} {:08x}", crc_of(&mapping))?;
+    give_back(device, (alias, mapping))
 }
 
 fn events(device: &mut Device<'_>, count: u32, out: &mut Serial) -> Result<(), Failure> {

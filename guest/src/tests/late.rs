@@ -33,6 +33,18 @@ fn a_late_open_is_closed() {
 }
 
 #[test]
+fn a_late_alloc_is_closed() {
+    let host = Host::new();
+    let mut device = start(&host).unwrap();
+    host.borrow_mut().holding = true;
+    assert_eq!(device.alloc(name_of(1), PAGE), Err(Error::TimedOut));
+    go_on(&host);
+    assert_eq!(host.borrow().handles.len(), 1);
+    device.info().unwrap();
+    assert!(host.borrow().handles.is_empty());
+}
+
+#[test]
 fn a_late_map_is_undone() {
     let host = Host::new();
     let mut device = start(&host).unwrap();

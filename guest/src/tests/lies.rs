@@ -6,7 +6,7 @@ use super::host::{DYNAMIC_SIZE, Host, PAGE, Shared, UUID, header, name_of, start
 use crate::{Error, Result};
 use core::mem::offset_of;
 use core::ops::ControlFlow;
-use dmabuf_protocol::wire::{BufferInfo, ListReply, MapReply, OpenReply};
+use dmabuf_protocol::wire::{BufferInfo, HeapReply, ListReply, MapReply, OpenReply};
 use dmabuf_protocol::{Access, Enforcement, Name, OpCode, WindowHeader};
 use std::boxed::Box;
 use std::vec::Vec;
@@ -253,6 +253,24 @@ fn a_list_that_does_not_end() {
             "{at} {bytes:?}: {refused:?}"
         );
         assert_eq!(host.borrow().requests.len(), 1);
+    }
+}
+
+#[test]
+fn heaps_that_can_not_be() {
+    let lies: &[(usize, &[u8])] = &[
+        (offset_of!(HeapReply, name), b"a b"),
+        (offset_of!(HeapReply, kind), &[0]),
+        (offset_of!(HeapReply, kind), &[9]),
+        (offset_of!(HeapReply, count), &[0]),
+    ];
+    for (at, bytes) in lies {
+        let host = lying(OpCode::HeapList, HEAD + at, bytes);
+        let refused = start(&host).unwrap().heaps(|_| ControlFlow::Continue(()));
+        assert!(
+            matches!(refused, Err(Error::Protocol(_))),
+            "{at}: {refused:?}"
+        );
     }
 }
 

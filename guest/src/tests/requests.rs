@@ -16,7 +16,7 @@ fn starts_and_ends() {
     let device = start(&host).unwrap();
     assert_eq!(
         host.borrow().accepted,
-        1 << 32 | 1 << 3,
+        1 << 32 | 1 << 3 | 1,
         "only what it knows"
     );
     let running = *host.borrow().status.last().unwrap();
@@ -176,5 +176,42 @@ fn has_a_limit_of_its_own_for_mappings() {
         host.borrow().mappings.len(),
         crate::MAX_DYNAMIC,
         "given back"
+    );
+}
+
+#[test]
+fn allocates_and_publishes() {
+    let host = Host::new();
+    let mut device = start(&host).unwrap();
+    let mut heaps = Vec::new();
+    device
+        .heaps(|heap| {
+            heaps.push(heap.name);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let [system, camera] = ["system", "camera"].map(|name| Name::new(name).unwrap());
+    assert_eq!(heaps, [system, camera]);
+    let alias = device.alloc(system, 3 * PAGE + 1).unwrap();
+    assert_eq!(alias.buffer().name, None);
+    let name = Name::new("mine/0").unwrap();
+    device.publish(&alias, name, false, None).unwrap();
+    device.withdraw(name).unwrap();
+    device.close(&alias).unwrap();
+    let stale = device.publish(&alias, name, true, None);
+    assert_eq!(stale, Err(Error::Refused(Status::ESTALE)));
+    for size in [0, u64::MAX] {
+        assert!(matches!(
+            device.alloc(system, size),
+            Err(Error::Argument(_))
+        ));
+    }
+    assert!(matches!(
+        device.alloc(system, 5 * PAGE),
+        Err(Error::Protocol(_))
+    ));
+    assert!(
+        host.borrow().handles.is_empty(),
+        "what was too small was given back"
     );
 }
