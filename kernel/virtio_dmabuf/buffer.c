@@ -180,7 +180,7 @@ static void vdmabuf_unmap_sgt(struct dma_buf_attachment *attach, struct sg_table
 	kfree(sgt);
 }
 
-/* Sync: memory is coherent so far, only the right to do it is checked. */
+/* Sync */
 
 static int vdmabuf_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
 {
@@ -188,14 +188,17 @@ static int vdmabuf_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direct
 
 	if (!buf->writable && dir != DMA_FROM_DEVICE)
 		return -EACCES;
-	return vdmabuf_revoked(buf) ? -EIO : 0;
+	return vdmabuf_revoked(buf) ? -EIO : vdmabuf_sync_start(buf, dir);
 }
 
 static int vdmabuf_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
 {
 	struct vdmabuf_buffer *buf = dmabuf->priv;
 
-	return !buf->writable && dir != DMA_FROM_DEVICE ? -EACCES : 0;
+	if (!buf->writable && dir != DMA_FROM_DEVICE)
+		return -EACCES;
+	/* There is nothing left that could be ended. */
+	return vdmabuf_revoked(buf) ? 0 : vdmabuf_sync_end(buf, dir);
 }
 
 /* Life */
@@ -248,6 +251,17 @@ static const struct dma_buf_ops vdmabuf_ops = {
 static const struct dma_buf_ops vdmabuf_no_vmap_ops = {
 	VDMABUF_OPS,
 };
+
+/**
+ * vdmabuf_buffer_of - the buffer behind a dma-buf
+ * @dmabuf: any dma-buf, with a reference
+ *
+ * Return: the buffer; or NULL: it is none of this driver.
+ */
+struct vdmabuf_buffer *vdmabuf_buffer_of(struct dma_buf *dmabuf)
+{
+	return dmabuf->ops->release == vdmabuf_release ? dmabuf->priv : NULL;
+}
 
 /* The caller holds vdmabuf_lock, so the buffer can't be released meanwhile. */
 static void vdmabuf_revoke(struct vdmabuf_buffer *buf)

@@ -234,7 +234,7 @@ static long vdmabuf_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 	case VIRTIO_DMABUF_IOC_OPEN:
 		return vdmabuf_ioc_open(client->vd, uarg);
 	default:
-		return -ENOTTY;
+		return vdmabuf_fence_ioctl(client->vd, cmd, uarg, file->f_flags & O_NONBLOCK);
 	}
 }
 

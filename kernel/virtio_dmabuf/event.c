@@ -30,10 +30,12 @@ static void vdmabuf_event_take(struct vdmabuf_device *vd,
 	memcpy(&event, buf, sizeof(event));
 	out.kind = le32_to_cpu(event.kind);
 	/* A kind of a later version: the gap in the sequence makes readers list again. */
-	if (out.kind != VIRTIO_DMABUF_EVENT_ADDED && out.kind != VIRTIO_DMABUF_EVENT_WITHDRAWN)
+	if (out.kind != VIRTIO_DMABUF_EVENT_ADDED && out.kind != VIRTIO_DMABUF_EVENT_WITHDRAWN &&
+	    out.kind != VIRTIO_DMABUF_EVENT_RELEASED)
 		return;
 	out.sequence = le64_to_cpu(event.sequence);
 	out.buffer = le64_to_cpu(event.buffer);
+	out.value = le64_to_cpu(event.value);
 	memcpy(out.name, event.name, sizeof(out.name));
 	vdmabuf_chardev_event(vd, &out);
 }

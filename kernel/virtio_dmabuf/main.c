@@ -8,6 +8,7 @@
  */
 #include <linux/ioport.h>
 #include <linux/module.h>
+#include <linux/rcupdate.h>
 #include <linux/virtio_config.h>
 
 #include "vdmabuf.h"
@@ -63,7 +64,7 @@ static void vdmabuf_config_work(struct work_struct *work)
 	if (!(status & VIRTIO_CONFIG_S_NEEDS_RESET) || !READ_ONCE(vd->live))
 		return;
 	dev_err(&vd->dev, "device needs a reset: when the host's daemon runs again, unbind and bind the driver\n");
-	vdmabuf_control_fail(vd);
+	vdmabuf_queues_fail(vd);
 	vdmabuf_chardev_wake(vd);
 }
 
@@ -126,11 +127,14 @@ static int vdmabuf_probe(struct virtio_device *vdev)
 	if (IS_ERR(vd))
 		return PTR_ERR(vd);
 	vdev->priv = vd;
+	vdmabuf_queues_init(vd);
 	vdmabuf_control_init(vd);
+	vdmabuf_fence_init(vd);
 	INIT_WORK(&vd->config_work, vdmabuf_config_work);
 	vdmabuf_read_config(vdev, &config);
 	import_uuid(&vd->uuid, config.uuid);
 	vd->max_inflight = max(1U, le32_to_cpu(config.max_inflight));
+	vd->has_fence = virtio_has_feature(vdev, VIRTIO_DMABUF_F_FENCE);
 	vd->has_static = virtio_has_feature(vdev, VIRTIO_DMABUF_F_STATIC_WINDOW);
 
 	vdmabuf_add_window(vd);
@@ -196,6 +200,7 @@ MODULE_DEVICE_TABLE(virtio, vdmabuf_ids);
 
 static const unsigned int vdmabuf_features[] = {
 	VIRTIO_DMABUF_F_ALLOC,
+	VIRTIO_DMABUF_F_FENCE,
 	VIRTIO_DMABUF_F_STATIC_WINDOW,
 };
 
@@ -247,6 +252,8 @@ static void __exit vdmabuf_exit(void)
 {
 	unregister_virtio_driver(&vdmabuf_driver);
 	vdmabuf_window_exit();
+	/* The last fence can be on its way out of its release() still. */
+	synchronize_rcu();
 	/* Waits for what is being given back to the host, and frees what is left. */
 	destroy_workqueue(vdmabuf_wq);
 	vdmabuf_chardev_exit();

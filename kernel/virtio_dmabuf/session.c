@@ -18,10 +18,9 @@
 int vdmabuf_session_start(struct vdmabuf_device *vd)
 {
 	struct virtqueue_info info[] = {
-		[VIRTIO_DMABUF_VQ_CONTROL] = { "control", vdmabuf_control_done },
+		[VIRTIO_DMABUF_VQ_CONTROL] = { "control", vdmabuf_queue_done },
 		[VIRTIO_DMABUF_VQ_EVENT] = { "event", vdmabuf_event_done },
-		/* Has to be set up; no request for it is defined yet. */
-		[VIRTIO_DMABUF_VQ_FENCE] = { "fence", NULL },
+		[VIRTIO_DMABUF_VQ_FENCE] = { "fence", vdmabuf_queue_done },
 	};
 	struct virtqueue *vqs[VIRTIO_DMABUF_NUM_VQS];
 	int err;
@@ -32,7 +31,8 @@ int vdmabuf_session_start(struct vdmabuf_device *vd)
 	virtio_device_ready(vd->vdev);
 
 	spin_lock_irq(&vd->vq_lock);
-	vd->control = vqs[VIRTIO_DMABUF_VQ_CONTROL];
+	vdmabuf_queue_open(&vd->control, vqs[VIRTIO_DMABUF_VQ_CONTROL], vd->max_inflight);
+	vdmabuf_queue_open(&vd->fence, vqs[VIRTIO_DMABUF_VQ_FENCE], vd->max_inflight);
 	vd->event = vqs[VIRTIO_DMABUF_VQ_EVENT];
 	vd->session++;
 	vd->stalled = false;
@@ -58,14 +58,15 @@ void vdmabuf_session_stop(struct vdmabuf_device *vd)
 	vdmabuf_buffers_revoke(vd, NULL);
 	vdmabuf_buffers_unmap(vd);
 	vdmabuf_control_settle(vd);
-	vdmabuf_control_fail(vd);
+	vdmabuf_queues_fail(vd);
+	vdmabuf_deadline_stop(vd);
 	vdmabuf_chardev_wake(vd);
 	/* None is open after a failed restore. */
-	if (!vd->control)
+	if (!vd->control.vq)
 		return;
 	virtio_reset_device(vd->vdev);
-	vdmabuf_control_drain(vd);
-	vd->control = NULL;
+	vdmabuf_queue_close(&vd->control);
+	vdmabuf_queue_close(&vd->fence);
 	vd->event = NULL;
 	vd->vdev->config->del_vqs(vd->vdev);
 }

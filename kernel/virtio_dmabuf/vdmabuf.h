@@ -3,19 +3,24 @@
  * virtio dmabuf guest driver: what its files share.
  *
  * main.c     life of a device: probe, remove, suspend, reset
- * control.c  requests and replies on the control queue
+ * queue.c    requests and replies on the control and fence queue
+ * control.c  requests that somebody waits for
  * event.c    the event queue
  * window.c   windows: guest-physical ranges where aliases appear
  * session.c  sessions: begin, use, end
  * open.c     OPEN and MAP: from a name to a mapped alias
  * buffer.c   aliases as dma-bufs
  * heap.c     the host's heaps as dma-heaps; their names are kept by virtio_dmabuf_heaps.ko
+ * sync.c     CPU access to them, brought to the host
+ * fence.c    fences of the host, brought to them
+ * fence_ioctl.c the ioctls for that
  * chardev.c  /dev/virtio-dmabufN
  *
  * Whatever the device says is checked before it is used: the host may lie.
  *
  * Locks, outer to inner: vdmabuf_lock, buffer.lock. vdmabuf_device.vq_lock and
- * vdmabuf_device.client_lock are leaves, and are taken from interrupts.
+ * vdmabuf_device.client_lock are leaves, and are taken from interrupts: fences are
+ * signalled, and requests end, after vq_lock was given back.
  */
 #ifndef _VDMABUF_H
 #define _VDMABUF_H
@@ -23,12 +28,14 @@
 #include <linux/cdev.h>
 #include <linux/completion.h>
 #include <linux/device.h>
+#include <linux/dma-direction.h>
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/memremap.h>
 #include <linux/mutex.h>
 #include <linux/rwsem.h>
 #include <linux/spinlock.h>
+#include <linux/timer.h>
 #include <linux/types.h>
 #include <linux/uuid.h>
 #include <linux/virtio.h>
@@ -39,6 +46,9 @@
 
 struct dma_buf;
 struct vdmabuf_heaps;
+struct dma_fence;
+struct vdmabuf_fence;
+struct vdmabuf_request;
 
 /* Event buffers that the device can fill before the driver looks */
 #define VDMABUF_EVENTS		32
@@ -66,6 +76,24 @@ struct vdmabuf_window {
 };
 
 /**
+ * struct vdmabuf_queue - a queue of requests; all under vdmabuf_device.vq_lock
+ * @vq: the virtqueue, NULL between sessions
+ * @pending: requests that have not ended
+ * @inflight: requests that the device holds
+ * @max_inflight: most of those, apart from @slow ones
+ * @slow: those that wait for fences of the host
+ * @max_slow: most of those
+ */
+struct vdmabuf_queue {
+	struct virtqueue *vq;
+	struct list_head pending;
+	u32 inflight;
+	u32 max_inflight;
+	u32 slow;
+	u32 max_slow;
+};
+
+/**
  * struct vdmabuf_device - one virtio device
  * @vdev: the virtio device; not to be used once @live is false
  * @dev: the character device; its references keep this structure
@@ -75,20 +103,21 @@ struct vdmabuf_window {
  * @uuid: uuid of the first static window, or nil
  * @has_static: VIRTIO_DMABUF_F_STATIC_WINDOW was negotiated
  * @heaps: the host's heaps, or NULL; set by probe
+ * @has_fence: VIRTIO_DMABUF_F_FENCE was negotiated
  * @max_inflight: most requests that the device takes at once
- * @vq_lock: for both queues, and the fields that follow
- * @control: the control queue, NULL between sessions
+ * @vq_lock: for all queues, and the fields that follow
+ * @control: the control queue
+ * @fence: the fence queue
  * @event: the event queue
  * @session: counts resets; handles and mappings are of one session
  * @live: requests can be sent
  * @closing: ... but only to give back what the session holds
  * @stalled: a request met its deadline and nothing was answered since
- * @inflight: requests that the device holds
  * @opening: callers between vdmabuf_session_enter() and vdmabuf_session_leave()
  * @tag: last tag used
- * @pending: requests that somebody waits for
  * @orphans: answered requests that nobody waited for any more
  * @space: woken when the device has given a request back, and when @opening falls
+ * @deadline: ends waits that the device doesn't answer
  * @orphan_work: undoes what @orphans did
  * @config_work: looks at the device's status after a configuration change
  * @event_bufs: VDMABUF_EVENTS buffers for the event queue
@@ -104,21 +133,22 @@ struct vdmabuf_device {
 	uuid_t uuid;
 	bool has_static;
 	struct vdmabuf_heaps *heaps;
+	bool has_fence;
 	u32 max_inflight;
 
 	spinlock_t vq_lock;
-	struct virtqueue *control;
+	struct vdmabuf_queue control;
+	struct vdmabuf_queue fence;
 	struct virtqueue *event;
 	u64 session;
 	bool live;
 	bool closing;
 	bool stalled;
-	u32 inflight;
 	u32 opening;
 	u64 tag;
-	struct list_head pending;
 	struct list_head orphans;
 	wait_queue_head_t space;
+	struct timer_list deadline;
 	struct work_struct orphan_work;
 	struct work_struct config_work;
 	struct virtio_dmabuf_event *event_bufs;
@@ -193,7 +223,10 @@ struct vdmabuf_want {
  * @reply_len: out: bytes copied to @reply
  * @handle: the handle that is to be closed if the reply comes when nobody
  *	    waits any more, or 0
+ * @timeout: longest wait in jiffies, 0 for the usual one
+ * @interruptible: any signal ends the wait, not only a fatal one
  * @orphaned: out: nobody knows whether it was done; @handle is taken care of
+ * @answered: out: the host has answered, be it with an error
  */
 struct vdmabuf_call {
 	u64 session;
@@ -205,22 +238,85 @@ struct vdmabuf_call {
 	size_t reply_max;
 	size_t reply_len;
 	u64 handle;
+	unsigned long timeout;
+	bool interruptible;
 	bool orphaned;
+	bool answered;
+};
+
+/**
+ * struct vdmabuf_request - a request on its way
+ * @ref: one for the caller, one for the device
+ * @node: in vdmabuf_queue.pending or vdmabuf_device.orphans, else empty
+ * @done: called once when it has ended, in any context
+ * @completion: for a @done that wakes its caller
+ * @fence: the fence that it signals; it goes away when nobody has it any more
+ * @ended: @result is final; under vq_lock
+ * @result: 0, or why there is no reply
+ * @orphan: the caller has left
+ * @slow: it waits for fences of the host
+ * @deadline: when it ends without an answer, in jiffies, or 0: by its caller
+ * @op: request code
+ * @tag: request tag
+ * @session: session it was sent in
+ * @handle: see struct vdmabuf_call
+ * @used: bytes the device says it wrote
+ * @out_len: size of @out
+ * @in_len: size of @in
+ * @out: the request, readable for the device
+ * @in: the reply, writable for the device
+ */
+struct vdmabuf_request {
+	struct kref ref;
+	struct list_head node;
+	void (*done)(struct vdmabuf_request *req);
+	struct completion completion;
+	struct vdmabuf_fence __rcu *fence;
+	bool ended;
+	int result;
+	bool orphan;
+	bool slow;
+	unsigned long deadline;
+	u32 op;
+	u64 tag;
+	u64 session;
+	u64 handle;
+	u32 used;
+	size_t out_len;
+	size_t in_len;
+	void *out;
+	void *in;
 };
 
 /* main.c */
 extern struct workqueue_struct *vdmabuf_wq;
 
+/* queue.c */
+struct vdmabuf_request *vdmabuf_request_new(const struct vdmabuf_call *call,
+					    void (*done)(struct vdmabuf_request *req));
+void vdmabuf_request_put(struct vdmabuf_request *req);
+int vdmabuf_submit(struct vdmabuf_device *vd, struct vdmabuf_request *req);
+void vdmabuf_request_take(struct vdmabuf_request *req, int result, struct list_head *ended);
+void vdmabuf_requests_end(struct list_head *ended);
+int vdmabuf_parse(const struct vdmabuf_request *req, void *body, size_t min, size_t max,
+		  size_t *body_len);
+void vdmabuf_queue_done(struct virtqueue *vq);
+void vdmabuf_queue_open(struct vdmabuf_queue *queue, struct virtqueue *vq, u32 max_inflight);
+void vdmabuf_queue_close(struct vdmabuf_queue *queue);
+void vdmabuf_queues_init(struct vdmabuf_device *vd);
+void vdmabuf_queues_fail(struct vdmabuf_device *vd);
+
 /* control.c */
+long vdmabuf_submit_wait(struct vdmabuf_device *vd, struct vdmabuf_request *req,
+			 unsigned long timeout, bool interruptible);
+unsigned long vdmabuf_request_timeout(void);
 int vdmabuf_call(struct vdmabuf_device *vd, struct vdmabuf_call *call);
 int vdmabuf_unmap(struct vdmabuf_device *vd, u64 session, u64 mapping);
 int vdmabuf_close(struct vdmabuf_device *vd, u64 session, u64 handle);
+void vdmabuf_orphan_add(struct vdmabuf_device *vd, struct vdmabuf_request *req);
 void vdmabuf_control_init(struct vdmabuf_device *vd);
-void vdmabuf_control_done(struct virtqueue *vq);
 void vdmabuf_control_close(struct vdmabuf_device *vd);
 void vdmabuf_control_settle(struct vdmabuf_device *vd);
-void vdmabuf_control_fail(struct vdmabuf_device *vd);
-void vdmabuf_control_drain(struct vdmabuf_device *vd);
 
 /* session.c */
 int vdmabuf_session_start(struct vdmabuf_device *vd);
@@ -260,9 +356,28 @@ void vdmabuf_heaps_remove(struct vdmabuf_device *vd);
 /* buffer.c */
 struct vdmabuf_buffer *vdmabuf_buffer_alloc(struct vdmabuf_device *vd, u64 session);
 struct dma_buf *vdmabuf_export(struct vdmabuf_buffer *buf);
+struct vdmabuf_buffer *vdmabuf_buffer_of(struct dma_buf *dmabuf);
 void vdmabuf_buffers_revoke(struct vdmabuf_device *vd,
 			    struct vdmabuf_window *win);
 void vdmabuf_buffers_unmap(struct vdmabuf_device *vd);
+
+/* sync.c */
+int vdmabuf_sync_start(struct vdmabuf_buffer *buf, enum dma_data_direction dir);
+int vdmabuf_sync_end(struct vdmabuf_buffer *buf, enum dma_data_direction dir);
+void vdmabuf_sync_undo(struct vdmabuf_device *vd, const struct vdmabuf_request *req);
+
+/* fence.c */
+u32 vdmabuf_fence_timeout_ms(u32 wanted);
+struct dma_fence *vdmabuf_fence_wait(struct vdmabuf_buffer *buf, u32 usage, u32 timeout_ms,
+				     bool nonblock);
+int vdmabuf_fence_cancel(struct vdmabuf_device *vd, struct dma_fence *base);
+void vdmabuf_deadline_arm(struct vdmabuf_device *vd, unsigned long deadline);
+void vdmabuf_deadline_stop(struct vdmabuf_device *vd);
+void vdmabuf_fence_init(struct vdmabuf_device *vd);
+
+/* fence_ioctl.c */
+long vdmabuf_fence_ioctl(struct vdmabuf_device *vd, unsigned int cmd, void __user *uarg,
+			 bool nonblock);
 
 /* chardev.c */
 int vdmabuf_chardev_add(struct vdmabuf_device *vd);

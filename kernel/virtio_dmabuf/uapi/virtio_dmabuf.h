@@ -448,6 +448,7 @@ struct virtio_dmabuf_ioc_open {
  * @reserved: zero
  * @sequence: counts up by one; a gap means that events were lost, list again
  * @buffer: number of the buffer
+ * @value: of VIRTIO_DMABUF_EVENT_RELEASED: what the consumer said; else zero
  * @name: its name
  */
 struct virtio_dmabuf_ioc_event {
@@ -455,12 +456,114 @@ struct virtio_dmabuf_ioc_event {
 	__u32 reserved;
 	__u64 sequence;
 	__u64 buffer;
+	__u64 value;
 	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+/* virtio_dmabuf_ioc_fence.flags */
+#define VIRTIO_DMABUF_FENCE_SYNC_FILE	1
+
+/**
+ * struct virtio_dmabuf_ioc_fence - brings the host's fences into the guest
+ * @fd: in: a dma-buf from VIRTIO_DMABUF_IOC_OPEN on this device
+ * @usage: in: VIRTIO_DMABUF_USAGE_READ: until it can be read (what writes to it);
+ *	   VIRTIO_DMABUF_USAGE_WRITE: until it can be written (all that uses it)
+ * @timeout_ms: in: longest wait; 0, or more than the host or the module allows:
+ *		as long as they allow
+ * @flags: in: VIRTIO_DMABUF_FENCE_*
+ * @sync_file: out: with VIRTIO_DMABUF_FENCE_SYNC_FILE a sync_file, close-on-exec;
+ *	       else -1
+ * @reserved: zero
+ *
+ * The fences that the host's buffer has now become one fence of the guest's
+ * dma-buf: poll(), DMA_BUF_IOCTL_EXPORT_SYNC_FILE and importers wait for it.
+ * Those that are added to it later are not included. The call itself doesn't wait
+ * for them; it can wait for earlier ones to end while there are very many, with
+ * O_NONBLOCK it is EAGAIN then.
+ *
+ * The fence ends with the status of the host's fence; or with -ETIMEDOUT, with
+ * -ECANCELED, with -EOWNERDEAD when the buffer's producer has ended, with -EBUSY
+ * when the host takes no more waits of this guest, with -EIO when the device went
+ * away.
+ */
+struct virtio_dmabuf_ioc_fence {
+	__s32 fd;
+	__u32 usage;
+	__u32 timeout_ms;
+	__u32 flags;
+	__s32 sync_file;
+	__u32 reserved;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_cancel - ends a fence of VIRTIO_DMABUF_IOC_FENCE early
+ * @sync_file: in: its sync_file
+ * @reserved: zero
+ *
+ * The fence has ended when the call returns: with -ECANCELED if that is 0; by
+ * itself, before, if it fails with ENOENT. A fence that nobody has a reference to
+ * any more is cancelled by itself.
+ */
+struct virtio_dmabuf_ioc_cancel {
+	__s32 sync_file;
+	__u32 reserved;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_query - the host's fences now
+ * @fd: in: a dma-buf of this device
+ * @usage: in: VIRTIO_DMABUF_USAGE_*
+ * @flags: out: VIRTIO_DMABUF_NO_DMA_BUF
+ * @fences: out: how many there are
+ * @state: out: VIRTIO_DMABUF_FENCE_PENDING, _SIGNALLED or _FAILED
+ * @error: out: errno of a failed one
+ */
+struct virtio_dmabuf_ioc_query {
+	__s32 fd;
+	__u32 usage;
+	__u32 flags;
+	__u32 fences;
+	__u32 state;
+	__u32 error;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_hold - puts a fence on the host's buffer
+ * @fd: in: a dma-buf of this device
+ * @usage: in: VIRTIO_DMABUF_USAGE_READ: nobody shall write to it;
+ *	   VIRTIO_DMABUF_USAGE_WRITE: nobody shall use it
+ * @timeout_ms: in: how long, 0 for as long as the host allows; out: as granted
+ * @reserved: zero
+ *
+ * It ends by VIRTIO_DMABUF_IOC_RELEASE, with the dma-buf, or after @timeout_ms.
+ */
+struct virtio_dmabuf_ioc_hold {
+	__s32 fd;
+	__u32 usage;
+	__u32 timeout_ms;
+	__u32 reserved;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_release - tells the producer that the buffer is done with
+ * @fd: in: a dma-buf of this device
+ * @reserved: zero
+ * @value: in: handed to the producer as it is
+ */
+struct virtio_dmabuf_ioc_release {
+	__s32 fd;
+	__u32 reserved;
+	__u64 value;
 };
 
 #define VIRTIO_DMABUF_IOC_MAGIC	0xd6
 #define VIRTIO_DMABUF_IOC_INFO	_IOR(VIRTIO_DMABUF_IOC_MAGIC, 0, struct virtio_dmabuf_ioc_info)
 #define VIRTIO_DMABUF_IOC_LIST	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 1, struct virtio_dmabuf_ioc_list)
 #define VIRTIO_DMABUF_IOC_OPEN	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 2, struct virtio_dmabuf_ioc_open)
+#define VIRTIO_DMABUF_IOC_FENCE	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 3, struct virtio_dmabuf_ioc_fence)
+#define VIRTIO_DMABUF_IOC_CANCEL _IOW(VIRTIO_DMABUF_IOC_MAGIC, 4, struct virtio_dmabuf_ioc_cancel)
+#define VIRTIO_DMABUF_IOC_QUERY	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 5, struct virtio_dmabuf_ioc_query)
+#define VIRTIO_DMABUF_IOC_HOLD	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 6, struct virtio_dmabuf_ioc_hold)
+#define VIRTIO_DMABUF_IOC_RELEASE _IOW(VIRTIO_DMABUF_IOC_MAGIC, 7, struct virtio_dmabuf_ioc_release)
 
 #endif /* _UAPI_LINUX_VIRTIO_DMABUF_H */
