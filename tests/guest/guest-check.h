@@ -9,6 +9,8 @@
  * attack.c    attempts to write to a read-only buffer
  * pci.c       the same by root, on the window's PCI device
  * lockstep.c  commands from the host, one at a time
+ * fence.c     those about fences and sync
+ * storm.c     those of them that do many things at a time
  */
 #ifndef GUEST_CHECK_H
 #define GUEST_CHECK_H
@@ -58,6 +60,10 @@ void attack(int dev, struct buffer *buf, report_fn *report, void *arg);
 void attack_pci(int dev, struct buffer *buf, report_fn *report, void *arg);
 
 int lockstep(const char *port);
+/* What a command answers, after `ok`. */
+typedef void say_fn(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* 0, -errno, or -ENOSYS for a command that isn't one of these. */
+int fence_command(int dev, struct buffer **open, size_t buffers, char **word, say_fn *say);
 
 /* "EACCES" for 13 and -13, "0" for 0. */
 const char *errno_name(int err);

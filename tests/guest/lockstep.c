@@ -16,6 +16,8 @@
  *   list                ok NAME:SIZE:ro|rw...
  *   info                ok HANDLES MAPPINGS PROBE
  *   quit
+ *
+ * and what fence.c has.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -203,6 +205,7 @@ static int dispatch(char *line)
 {
 	char *save, *word[4] = { 0 };
 	struct buffer *buf;
+	int err;
 
 	for (int i = 0; i < 4; i++)
 		word[i] = strtok_r(i ? NULL : line, " ", &save);
@@ -214,6 +217,9 @@ static int dispatch(char *line)
 		return device_list(state.dev, list_one, NULL);
 	if (!strcmp(word[0], "info"))
 		return do_info();
+	err = fence_command(state.dev, state.open, BUFFERS, word, say);
+	if (err != -ENOSYS)
+		return err;
 	buf = buffer_of(word[1]);
 	if (!buf)
 		return word[1] ? -EBADF : -EINVAL;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::demo::DEMO;
+use crate::fences;
 use crate::plan::BedKind;
 use crate::scenario::Scenario;
 
@@ -22,6 +23,7 @@ pub const ALL: &[Scenario] = &[
     TWO_VMS,
     HEAPS,
     BARE_METAL,
+    fences::SCENARIO,
 ];
 
 const SMOKE: Scenario = Scenario {

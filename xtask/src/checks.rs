@@ -11,6 +11,7 @@ use crate::attack;
 use crate::bed::{self, Programs};
 use crate::catalogue;
 use crate::derive;
+use crate::fences;
 use crate::lock::CacheLock;
 use crate::modules;
 use crate::packages;
@@ -211,6 +212,12 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let prepared = bed::prepare(&Programs::Build).and_then(|mut ready| {
         ready.host_tests = project::build_tests()?;
         ready.host_tests.extend(project::build_payload()?);
+        if runs
+            .iter()
+            .any(|(_, scenario, _)| scenario.name == fences::SCENARIO.name)
+        {
+            fences::prepare(&mut ready)?;
+        }
         Ok(ready)
     });
     let ready = match prepared {

@@ -23,6 +23,7 @@ mod daemon;
 mod demo;
 mod derive;
 mod enter;
+mod fences;
 mod first_light;
 mod frame_png;
 mod further_guest;

@@ -65,7 +65,7 @@ fn build_in(name: &str) -> Result<Built> {
 
 /// Builds the test programs of one more directory.
 pub fn build_program(name: &str) -> Result<Built> {
-    for source in ["kernel", "tests/guest", name] {
+    for source in ["kernel", "tests/guest", "tests/host", name] {
         copy_sources(source)?;
     }
     let (success, log) = make(&["-s", "-C", &format!("/mnt/modules/{name}")])?;

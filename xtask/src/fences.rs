@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Fences and sync across the VM boundary, in the nested bed: only its host VM has sources of fences.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::bed::Ready;
+use crate::modules;
+use crate::plan::BedKind;
+use crate::scenario::Scenario;
+
+/// Everything that has to hold of them.
+pub const SCENARIO: Scenario = Scenario {
+    name: "fences",
+    beds: &[BedKind::Nested],
+    before: None,
+    host: Some(include_str!("../scenarios/fences-host.sh")),
+    guest: Some(include_str!("../scenarios/fences-guest.sh")),
+    config: Some(include_str!("../scenarios/fences.toml")),
+    required: &[
+        "buffers_open",
+        "udmabuf/poll_before",
+        "udmabuf/poll_after",
+        "udmabuf/exported_after",
+        "udmabuf/exported_error_EIO",
+        "udmabuf/timeout_in_time",
+        "udmabuf/cancelled",
+        "udmabuf/sync_ends",
+        "dma-heap/poll_before",
+        "dma-heap/poll_after",
+        "dma-heap/exported_after",
+        "dma-heap/exported_error_EIO",
+        "dma-heap/timeout_in_time",
+        "dma-heap/cancelled",
+        "dma-heap/sync_ends",
+        "writer_goes_on",
+        "merged_both",
+        "invalid",
+        "import_waits",
+        "import_goes_on",
+        "queue_never_blocks",
+        "queue_sync_ends",
+        "storm_ends",
+        "release_ends",
+        "hold_deadline",
+        "race",
+        "killed_producer",
+        "killed_vm_releases",
+        "killed_vm_log",
+        "next_vm_starts_clean",
+        "killed_daemon",
+    ],
+    limit: Duration::from_secs(400),
+};
+
+/// Adds what only this needs: the producer with fences, and a source of fences that fail.
+pub fn prepare(ready: &mut Ready) -> Result<()> {
+    for built in [
+        modules::build_program("tests/host/fence_source")?,
+        modules::build_module("tests/host/error_fence")?,
+    ] {
+        let Some(products) = built.products else {
+            bail!("{} does not build:\n{}", built.name, built.log);
+        };
+        for product in products {
+            if product.extension().is_some() {
+                ready.modules.push(product);
+            } else {
+                ready.programs.push(product);
+            }
+        }
+    }
+    Ok(())
+}
