@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The control queue: one request at a time for the caller, and a place for those that were given up.
+//! A queue of requests, control or fence: one request at a time for the caller, and a place for those that were given up.
 //!
 //! A request without a reply keeps its slot, because the memory is the device's. If it is answered after all, what it
 //! gave is given back: a late OPEN is closed, a late MAP undone. Nobody else knows of them.
@@ -10,7 +10,7 @@ use crate::sys::SlotQueue;
 use crate::{Platform, TIME_LIMIT};
 use core::time::Duration;
 use dmabuf_protocol::request::{OpCode, Request};
-use dmabuf_protocol::{QUEUE_CONTROL, wire};
+use dmabuf_protocol::wire;
 use virtio_drivers::Hal;
 use virtio_drivers::transport::Transport;
 use zerocopy::little_endian::{U32, U64};
@@ -56,7 +56,7 @@ impl Reply {
     }
 }
 
-/// The queue and its requests.
+/// A queue and its requests.
 pub(crate) struct Control<H: Hal> {
     queue: SlotQueue<H>,
     slots: [Slot; SLOTS],
@@ -65,9 +65,9 @@ pub(crate) struct Control<H: Hal> {
 }
 
 impl<H: Hal> Control<H> {
-    pub fn new<T: Transport>(transport: &mut T) -> Result<Self> {
+    pub fn new<T: Transport>(transport: &mut T, index: u16) -> Result<Self> {
         Ok(Self {
-            queue: SlotQueue::new(transport, QUEUE_CONTROL, SLOTS, REQUEST, REPLY)?,
+            queue: SlotQueue::new(transport, index, SLOTS, REQUEST, REPLY)?,
             slots: [Slot::Free; SLOTS],
             next_tag: 1,
             limit: TIME_LIMIT,

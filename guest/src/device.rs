@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::mapping::Mapping;
 use crate::reply::{self, Buffer, Info, Place};
-use crate::sys::{Region, SlotQueue};
+use crate::sys::Region;
 use crate::window::Windows;
 use crate::{MAX_DYNAMIC, Platform};
 use bitflags::bitflags;
@@ -15,8 +15,8 @@ use core::time::Duration;
 use dmabuf_protocol::config::CONFIG_MAGIC;
 use dmabuf_protocol::request::OpCode;
 use dmabuf_protocol::{
-    Access, DeviceConfig, Enforcement, FEATURE_ALLOC, FEATURE_STATIC_WINDOW, Flags, Handle,
-    MappingId, Name, PAGE_SIZE, QUEUE_FENCE, VERSION, wire,
+    Access, DeviceConfig, Enforcement, FEATURE_ALLOC, FEATURE_FENCE, FEATURE_STATIC_WINDOW, Flags,
+    Handle, MappingId, Name, PAGE_SIZE, QUEUE_CONTROL, QUEUE_FENCE, VERSION, wire,
 };
 use virtio_drivers::Hal;
 use virtio_drivers::transport::{DeviceStatus, InterruptStatus, Transport};
@@ -28,6 +28,7 @@ bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Features: u64 {
         const ALLOC = 1 << FEATURE_ALLOC;
+        const FENCE = 1 << FEATURE_FENCE;
         const STATIC_WINDOW = 1 << FEATURE_STATIC_WINDOW;
         const VERSION_1 = 1 << 32;
     }
@@ -56,8 +57,7 @@ pub struct Device<H: Hal, T: Transport, W: Windows, P: Platform> {
     transport: T,
     control: Control<H>,
     events: Events<H>,
-    /// Set up because the device has it; no request is defined for it yet.
-    _fence: SlotQueue<H>,
+    fence: Control<H>,
     windows: W,
     platform: P,
     config: DeviceConfig,
@@ -89,9 +89,9 @@ impl<H: Hal, T: Transport, W: Windows, P: Platform> Device<H, T, W, P> {
             return Err(Error::Protocol("no agreement on features"));
         }
         let mut device = Self {
-            control: Control::new(&mut transport)?,
+            control: Control::new(&mut transport, QUEUE_CONTROL)?,
             events: Events::new(&mut transport)?,
-            _fence: SlotQueue::new(&mut transport, QUEUE_FENCE, 1, 16, 16)?,
+            fence: Control::new(&mut transport, QUEUE_FENCE)?,
             dynamic: dynamic_window(&config, &windows),
             windows,
             platform,
@@ -114,6 +114,7 @@ impl<H: Hal, T: Transport, W: Windows, P: Platform> Device<H, T, W, P> {
     /// How long to wait for a reply; [`crate::TIME_LIMIT`] unless told.
     pub fn set_time_limit(&mut self, limit: Duration) {
         self.control.set_limit(limit);
+        self.fence.set_limit(limit);
     }
 
     /// Whether events raise the device's interrupt; they don't unless told. Replies never do.
@@ -331,6 +332,19 @@ impl<H: Hal, T: Transport, W: Windows, P: Platform> Device<H, T, W, P> {
         self.usable()?;
         let reply = self
             .control
+            .call(&mut self.transport, &self.platform, op, body);
+        self.note(reply)
+    }
+
+    /// As [`Self::call`], on the fence queue.
+    pub(crate) fn call_fence(
+        &mut self,
+        op: OpCode,
+        body: &(impl IntoBytes + Immutable),
+    ) -> Result<Reply> {
+        self.usable()?;
+        let reply = self
+            .fence
             .call(&mut self.transport, &self.platform, op, body);
         self.note(reply)
     }

@@ -4,6 +4,7 @@
 //! Pure functions: no device, no transport.
 
 use crate::error::{Error, Result};
+use crate::sync::Fences;
 use dmabuf_protocol::request::{Format, OpCode, checked_format};
 use dmabuf_protocol::wire::{self, BufferInfo};
 use dmabuf_protocol::{
@@ -257,4 +258,25 @@ pub(crate) fn place(body: &[u8], length: u64, access: Access, least: Enforcement
         enforcement,
         window,
     })
+}
+
+/// A SYNC_START or SYNC_END reply: nothing in it matters here.
+pub(crate) fn synced(body: &[u8]) -> Result<()> {
+    exact::<wire::SyncReply>(body).map(|_| ())
+}
+
+/// A FENCE_WAIT reply: how many fences there were.
+pub(crate) fn waited(body: &[u8]) -> Result<u32> {
+    Ok(exact::<wire::FenceWaitReply>(body)?.fences.get())
+}
+
+/// A FENCE_QUERY reply.
+pub(crate) fn fences(body: &[u8]) -> Result<Fences> {
+    let reply: wire::FenceQueryReply = exact(body)?;
+    match (reply.state.get(), reply.error.get()) {
+        (wire::FENCE_PENDING, 0) => Ok(Fences::Pending),
+        (wire::FENCE_SIGNALLED, 0) => Ok(Fences::Signalled),
+        (wire::FENCE_FAILED, error) if error != 0 => Ok(Fences::Failed(error)),
+        _ => wrong("the state of fences"),
+    }
 }

@@ -8,3 +8,4 @@ mod late;
 mod lies;
 mod pci;
 mod requests;
+mod sync;

@@ -33,10 +33,11 @@ done_well() { says 'status 33'; }
 crc() { dmabufctl crc "$1" | tail -n 1; }
 
 step "reading"
-boot 'info; list; crc frame/0; crc frame/3; info'
+boot 'info; list; wait frame/0; crc frame/0; crc frame/3; info'
 verdict payload_done "$(tail -n 1 "$said")" done_well
 verdict recognised "" says 'info bare 0 0'
 verdict list "" [ "$(grep -c ' buffer frame/[0-3] 2097152 ro$' "$said")" = 4 ]
+verdict no_fences "" says 'waited frame/0 0'
 verdict crc_equal "$(crc frame/0)" says "crc frame/0 $(crc frame/0)"
 verdict other_crc_equal "$(crc frame/3)" says "crc frame/3 $(crc frame/3)"
 verdict crcs_differ "" [ "$(crc frame/0)" != "$(crc frame/3)" ]

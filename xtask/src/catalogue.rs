@@ -189,6 +189,7 @@ const BARE_METAL: Scenario = Scenario {
         "payload_done",
         "recognised",
         "list",
+        "no_fences",
         "crc_equal",
         "other_crc_equal",
         "crcs_differ",

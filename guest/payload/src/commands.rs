@@ -7,6 +7,7 @@
 //! | `list` | `buffer NAME SIZE ro\|rw` for each buffer |
 //! | `crc NAME` | `crc NAME CRC-32` of a buffer, read through a read-only mapping |
 //! | `refused NAME` | `refused NAME STATUS`: opening it for writing |
+//! | `wait NAME` | `waited NAME FENCES`: for the fences of a buffer's writers, then tells its producer that it is done |
 //! | `attack NAME` | writes to every page of a read-only mapping; `attacked NAME unchanged` or `changed` |
 //! | `fill NAME BYTE` | fills a buffer through a read-write mapping (BYTE in hex); `filled NAME CRC-32` |
 //! | `make HEAP NAME` | allocates a buffer, fills it and publishes it for good; `made NAME CRC-32` |
@@ -16,9 +17,10 @@ use crate::crc::crc32;
 use crate::machine::{Memory, Serial, write_anyway};
 use core::fmt::{self, Write};
 use core::ops::ControlFlow;
+use core::time::Duration;
 use dmabuf_guest::pci::PciDevice;
 use dmabuf_guest::{Alias, Change, Error, Mapping};
-use dmabuf_protocol::{Access, Enforcement, Name, PAGE_SIZE};
+use dmabuf_protocol::{Access, Enforcement, FenceUsage, Name, PAGE_SIZE, SyncDirection};
 
 type Device<'a> = PciDevice<'a, Memory, crate::Ports, crate::Pit>;
 
@@ -64,6 +66,7 @@ pub fn run(device: &mut Device<'_>, line: &str, out: &mut Serial) -> Result<(), 
             "list" => list(device, out)?,
             "crc" => crc(device, name(first)?, out)?,
             "refused" => refused(device, name(first)?, out)?,
+            "wait" => wait(device, name(first)?, out)?,
             "attack" => attack(device, name(first)?, out)?,
             "fill" => {
                 let byte = u8::from_str_radix(second, 16).or(Err(Failure::Command))?;
@@ -127,7 +130,9 @@ fn crc_of(mapping: &Mapping) -> u32 {
 
 fn crc(device: &mut Device<'_>, name: Name, out: &mut Serial) -> Result<(), Failure> {
     let held = whole(device, name, Access::ReadOnly)?;
+    device.sync_start(&held.0, SyncDirection::Read)?;
     writeln!(out, "crc {name} {:08x}", crc_of(&held.1))?;
+    device.sync_end(&held.0, SyncDirection::Read)?;
     give_back(device, held)
 }
 
@@ -140,6 +145,14 @@ fn refused(device: &mut Device<'_>, name: Name, out: &mut Serial) -> Result<(), 
             Ok(writeln!(out, "refused {name} not")?)
         }
     }
+}
+
+fn wait(device: &mut Device<'_>, name: Name, out: &mut Serial) -> Result<(), Failure> {
+    let alias = device.open(name, Access::ReadOnly, Enforcement::None)?;
+    let fences = device.fence_wait(&alias, FenceUsage::Read, Duration::from_secs(1))?;
+    writeln!(out, "waited {name} {fences}")?;
+    device.release_buffer(&alias, 1)?;
+    Ok(device.close(&alias)?)
 }
 
 fn attack(device: &mut Device<'_>, name: Name, out: &mut Serial) -> Result<(), Failure> {

@@ -44,6 +44,7 @@ struct Queue {
 
 /// A chain that the host has.
 pub struct Chain {
+    queue: u16,
     head: u16,
     pub request: Vec<u8>,
     to: u64,
@@ -70,6 +71,9 @@ pub struct Host {
     pub held: Vec<Chain>,
     pub event_buffers: Vec<Chain>,
     pub vms_window: bool,
+    /// Buffers of the brackets that are open.
+    pub brackets: Vec<u64>,
+    pub released: u64,
 }
 
 pub type Shared = Rc<RefCell<Host>>;
@@ -110,6 +114,8 @@ impl Host {
             held: Vec::new(),
             event_buffers: Vec::new(),
             vms_window: true,
+            brackets: Vec::new(),
+            released: 0,
         }))
     }
 
@@ -122,6 +128,7 @@ impl Host {
         let head: u16 = peek(queue.available + 4 + 2 * slot);
         queue.taken = queue.taken.wrapping_add(1);
         let mut chain = Chain {
+            queue: index,
             head,
             request: Vec::new(),
             to: 0,
@@ -154,13 +161,13 @@ impl Host {
         poke(queue.used + 2, queue.given);
     }
 
-    fn answer(&mut self, index: u16, chain: &Chain, bytes: &[u8]) {
+    fn answer(&mut self, chain: &Chain, bytes: &[u8]) {
         let fits = bytes.len().min(usize::try_from(chain.space).unwrap());
         for (at, byte) in (chain.to..).zip(&bytes[..fits]) {
             poke(at, *byte);
         }
         self.give(
-            index,
+            chain.queue,
             chain.head.into(),
             u32::try_from(bytes.len()).unwrap(),
         );
@@ -168,12 +175,13 @@ impl Host {
 
     pub fn event(&mut self, bytes: &[u8]) {
         let chain = self.event_buffers.remove(0);
-        self.answer(1, &chain, bytes);
+        self.answer(&chain, bytes);
     }
 
-    /// Answers a control request.
+    /// Answers a request.
     pub fn serve(&mut self, chain: &Chain) {
         let request = Request::parse(&chain.request).expect("the driver's requests are valid");
+        assert_eq!(request.op().queue(), chain.queue);
         self.requests.push(request.op());
         let (status, body) = match self.carry_out(request) {
             Ok(body) => (Status::OK, body),
@@ -187,7 +195,7 @@ impl Host {
         if let Some(lie) = &mut self.lie {
             lie(request.op(), &mut reply);
         }
-        self.answer(0, chain, &reply);
+        self.answer(chain, &reply);
     }
 
     fn number(&mut self) -> u64 {
@@ -299,6 +307,29 @@ impl Host {
                 false => Err(Status::ESTALE),
             },
             Request::Withdraw(_) => Ok(Vec::new()),
+            Request::SyncStart { handle, .. } => {
+                self.brackets
+                    .push(*self.handles.get(&handle.0).ok_or(Status::ESTALE)?);
+                Ok(wire::SyncReply::new_zeroed().as_bytes().to_vec())
+            }
+            Request::SyncEnd { .. } => {
+                self.brackets.pop().ok_or(Status::EINVAL)?;
+                Ok(wire::SyncReply::new_zeroed().as_bytes().to_vec())
+            }
+            Request::FenceWait { timeout_ms, .. } => {
+                let mut reply = wire::FenceWaitReply::new_zeroed();
+                reply.fences = timeout_ms.into();
+                Ok(reply.as_bytes().to_vec())
+            }
+            Request::FenceQuery { .. } => {
+                let mut reply = wire::FenceQueryReply::new_zeroed();
+                reply.state = wire::FENCE_SIGNALLED.into();
+                Ok(reply.as_bytes().to_vec())
+            }
+            Request::Release { value, .. } => {
+                self.released = value;
+                Ok(Vec::new())
+            }
             other => panic!("the driver sent {other:?}"),
         }
     }
@@ -376,9 +407,9 @@ impl Transport for FakeTransport {
         );
         while let Some(chain) = host.take(queue) {
             match queue {
-                0 if host.holding => host.held.push(chain),
-                0 => host.serve(&chain),
-                _ => host.event_buffers.push(chain),
+                1 => host.event_buffers.push(chain),
+                _ if host.holding => host.held.push(chain),
+                _ => host.serve(&chain),
             }
         }
     }
