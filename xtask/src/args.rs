@@ -8,10 +8,11 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bed::{Programs, Request};
+use crate::bench::Bench;
 use crate::plan::BedKind;
 use crate::{
-    agent, attack, checks, demo, derive, enter, first_light, further_guest, link, lock, modules,
-    mutants, packages, shell,
+    agent, attack, bench, checks, demo, derive, enter, first_light, further_guest, link, lock,
+    modules, mutants, packages, shell,
 };
 
 /// Development tasks of vhost-device-dmabuf.
@@ -49,6 +50,12 @@ enum Task {
         /// Only steps whose name contains this: fmt, clippy, doc, rust, modules, bed, flat/smoke…
         #[arg(long)]
         only: Option<String>,
+    },
+    /// Measure, and compare to the bare wake of a process in the same run
+    Bench {
+        /// What
+        #[arg(value_enum, default_value = "fences")]
+        what: Bench,
     },
     /// Build the kernel modules under kernel/ against the test bed's kernel
     Modules,
@@ -157,6 +164,7 @@ pub fn run(arguments: Arguments) -> Result<i32> {
         Task::Attack { mutants: false } => attack::command(),
         Task::Derive { .. } => derive::mutants(),
         Task::Test { only } => checks::command(only.as_deref()),
+        Task::Bench { what } => bench::command(what),
         Task::Modules => {
             packages::install_missing()?;
             let _lock = lock::CacheLock::take()?;
