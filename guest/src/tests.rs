@@ -9,3 +9,4 @@ mod lies;
 mod pci;
 mod requests;
 mod sync;
+mod transport;
