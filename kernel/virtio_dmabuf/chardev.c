@@ -177,8 +177,13 @@ free:
 	return err;
 }
 
-/* A name is NUL-padded, and may fill the field. */
-static bool vdmabuf_name_ok(const __u8 *name)
+/**
+ * vdmabuf_name_ok - whether a name has the form that the wire wants
+ * @name: VIRTIO_DMABUF_NAME_LEN bytes: NUL-padded, it may fill the field
+ *
+ * Return: true if so; which characters it may have is for the host to say.
+ */
+bool vdmabuf_name_ok(const __u8 *name)
 {
 	size_t len = strnlen(name, VIRTIO_DMABUF_NAME_LEN);
 
@@ -233,6 +238,10 @@ static long vdmabuf_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 		return vdmabuf_ioc_list(client->vd, uarg);
 	case VIRTIO_DMABUF_IOC_OPEN:
 		return vdmabuf_ioc_open(client->vd, uarg);
+	case VIRTIO_DMABUF_IOC_PUBLISH:
+		return vdmabuf_ioc_publish(client->vd, uarg);
+	case VIRTIO_DMABUF_IOC_WITHDRAW:
+		return vdmabuf_ioc_withdraw(client->vd, uarg);
 	default:
 		return vdmabuf_fence_ioctl(client->vd, cmd, uarg, file->f_flags & O_NONBLOCK);
 	}

@@ -91,11 +91,11 @@ static char *vdmabuf_heap_file_name(const __u8 *wire)
 	char *name;
 	size_t i;
 
+	if (!vdmabuf_name_ok(wire))
+		return NULL;
 	for (i = 0; i < len; i++)
 		if (!isascii(wire[i]) || !(isalnum(wire[i]) || strchr("._-/", wire[i])))
 			return NULL;
-	if (!len || memchr_inv(wire + len, 0, VIRTIO_DMABUF_NAME_LEN - len))
-		return NULL;
 	name = kmemdup_nul(wire, len, GFP_KERNEL);
 	return name ? strreplace(name, '/', '_') : NULL;
 }

@@ -14,6 +14,7 @@
  * sync.c     CPU access to them, brought to the host
  * fence.c    fences of the host, brought to them
  * fence_ioctl.c the ioctls for that
+ * publish.c  the ioctls by which a guest shares what it has allocated
  * chardev.c  /dev/virtio-dmabufN
  *
  * Whatever the device says is checked before it is used: the host may lie.
@@ -379,7 +380,12 @@ void vdmabuf_fence_init(struct vdmabuf_device *vd);
 long vdmabuf_fence_ioctl(struct vdmabuf_device *vd, unsigned int cmd, void __user *uarg,
 			 bool nonblock);
 
+/* publish.c */
+int vdmabuf_ioc_publish(struct vdmabuf_device *vd, void __user *uarg);
+int vdmabuf_ioc_withdraw(struct vdmabuf_device *vd, void __user *uarg);
+
 /* chardev.c */
+bool vdmabuf_name_ok(const __u8 *name);
 int vdmabuf_chardev_add(struct vdmabuf_device *vd);
 void vdmabuf_chardev_remove(struct vdmabuf_device *vd);
 void vdmabuf_chardev_event(struct vdmabuf_device *vd,

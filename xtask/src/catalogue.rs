@@ -24,6 +24,7 @@ pub const ALL: &[Scenario] = &[
     HEAPS,
     BARE_METAL,
     fences::SCENARIO,
+    GUEST_HEAP,
 ];
 
 const SMOKE: Scenario = Scenario {
@@ -210,4 +211,35 @@ const BARE_METAL: Scenario = Scenario {
         "event_withdrawn",
     ],
     limit: Duration::from_secs(240),
+};
+
+const GUEST_HEAP: Scenario = Scenario {
+    name: "guest-heap",
+    beds: BOTH,
+    before: FRAMES,
+    host: Some(include_str!("../scenarios/guest-heap-host.sh")),
+    guest: Some(include_str!("../scenarios/guest-heap-guest.sh")),
+    config: None,
+    required: &[
+        "heap_node",
+        "selftests",
+        "selftests_all",
+        "quota",
+        "quota_comes_back",
+        "alloc_cycles",
+        "capture",
+        "output",
+        "guest_camera_seen",
+        "guest_camera_moves",
+        "guest_format",
+        "no_handles",
+        "no_mappings",
+        "names_gone",
+        "without_a_device",
+        "names_stay",
+        "alloc_after_reload",
+        "one_name",
+        "all_released",
+    ],
+    limit: Duration::from_secs(300),
 };

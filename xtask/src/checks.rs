@@ -12,6 +12,7 @@ use crate::bed::{self, Programs};
 use crate::catalogue;
 use crate::derive;
 use crate::fences;
+use crate::kernel_source;
 use crate::lock::CacheLock;
 use crate::modules;
 use crate::packages;
@@ -218,6 +219,8 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
         {
             fences::prepare(&mut ready)?;
         }
+        let _lock = CacheLock::take()?;
+        ready.guest_programs.push(kernel_source::heap_test()?);
         Ok(ready)
     });
     let ready = match prepared {

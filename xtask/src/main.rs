@@ -31,6 +31,7 @@ mod further_guest;
 mod guest_vm;
 mod host_command;
 mod initramfs;
+mod kernel_source;
 mod link;
 mod lock;
 mod modules;

@@ -249,7 +249,7 @@ fn apt_settings() -> String {
 }
 
 /// The proxy variables of the environment, as `NAME=value` (sudo drops them).
-fn proxy_environment() -> Vec<String> {
+pub fn proxy_environment() -> Vec<String> {
     ["http_proxy", "https_proxy", "no_proxy"]
         .iter()
         .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)))

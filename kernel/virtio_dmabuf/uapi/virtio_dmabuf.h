@@ -556,6 +556,40 @@ struct virtio_dmabuf_ioc_release {
 	__u64 value;
 };
 
+/**
+ * struct virtio_dmabuf_ioc_publish - gives a buffer a name, so that others can open it
+ * @name: NUL-padded name; the host says which ones this guest may use
+ * @fd: a dma-buf that was allocated from one of the host's heaps
+ * @flags: VIRTIO_DMABUF_PUBLISH_KEEP or 0: whether the name stays when this guest is reset
+ * @fourcc: DRM format of the picture in it; 0: not known, and all that follows is 0
+ * @width: pixels
+ * @height: pixels
+ * @num_planes: planes in use
+ * @modifier: DRM format modifier
+ * @offset: offset of each plane in bytes
+ * @stride: bytes from line to line of each plane
+ */
+struct virtio_dmabuf_ioc_publish {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	__s32 fd;
+	__u32 flags;
+	__u32 fourcc;
+	__u32 width;
+	__u32 height;
+	__u32 num_planes;
+	__u64 modifier;
+	__u32 offset[4];
+	__u32 stride[4];
+};
+
+/**
+ * struct virtio_dmabuf_ioc_withdraw - takes a name away; who has opened the buffer keeps it
+ * @name: NUL-padded name
+ */
+struct virtio_dmabuf_ioc_withdraw {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
 #define VIRTIO_DMABUF_IOC_MAGIC	0xd6
 #define VIRTIO_DMABUF_IOC_INFO	_IOR(VIRTIO_DMABUF_IOC_MAGIC, 0, struct virtio_dmabuf_ioc_info)
 #define VIRTIO_DMABUF_IOC_LIST	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 1, struct virtio_dmabuf_ioc_list)
@@ -565,5 +599,7 @@ struct virtio_dmabuf_ioc_release {
 #define VIRTIO_DMABUF_IOC_QUERY	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 5, struct virtio_dmabuf_ioc_query)
 #define VIRTIO_DMABUF_IOC_HOLD	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 6, struct virtio_dmabuf_ioc_hold)
 #define VIRTIO_DMABUF_IOC_RELEASE _IOW(VIRTIO_DMABUF_IOC_MAGIC, 7, struct virtio_dmabuf_ioc_release)
+#define VIRTIO_DMABUF_IOC_PUBLISH _IOW(VIRTIO_DMABUF_IOC_MAGIC, 8, struct virtio_dmabuf_ioc_publish)
+#define VIRTIO_DMABUF_IOC_WITHDRAW _IOW(VIRTIO_DMABUF_IOC_MAGIC, 9, struct virtio_dmabuf_ioc_withdraw)
 
 #endif /* _UAPI_LINUX_VIRTIO_DMABUF_H */

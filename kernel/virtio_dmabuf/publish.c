@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * virtio dmabuf guest driver: the ioctls by which a guest shares what it has
+ * allocated.
+ */
+#include <linux/dma-buf.h>
+#include <linux/err.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+
+#include "vdmabuf.h"
+
+static int vdmabuf_publish(struct vdmabuf_device *vd, const struct vdmabuf_buffer *buf,
+			   const struct virtio_dmabuf_ioc_publish *arg)
+{
+	struct virtio_dmabuf_publish body = {
+		.handle = cpu_to_le64(buf->handle),
+		.flags = cpu_to_le64(arg->flags),
+		.format = {
+			.fourcc = cpu_to_le32(arg->fourcc),
+			.width = cpu_to_le32(arg->width),
+			.height = cpu_to_le32(arg->height),
+			.num_planes = cpu_to_le32(arg->num_planes),
+			.modifier = cpu_to_le64(arg->modifier),
+		},
+	};
+	struct vdmabuf_call call = {
+		.session = buf->session,
+		.op = VIRTIO_DMABUF_PUBLISH,
+		.body = &body,
+		.body_len = sizeof(body),
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(arg->offset); i++) {
+		body.format.offset[i] = cpu_to_le32(arg->offset[i]);
+		body.format.stride[i] = cpu_to_le32(arg->stride[i]);
+	}
+	memcpy(body.name, arg->name, sizeof(body.name));
+	return vdmabuf_call(vd, &call);
+}
+
+/**
+ * vdmabuf_ioc_publish - gives a buffer that this guest has allocated a name
+ * @vd: the device
+ * @uarg: struct virtio_dmabuf_ioc_publish
+ *
+ * Return: 0, or an error as of vdmabuf_call(); -EINVAL for what isn't a dma-buf
+ * of this device.
+ */
+int vdmabuf_ioc_publish(struct vdmabuf_device *vd, void __user *uarg)
+{
+	struct virtio_dmabuf_ioc_publish arg;
+	struct vdmabuf_buffer *buf;
+	struct dma_buf *dmabuf;
+	int err = -EINVAL;
+
+	if (copy_from_user(&arg, uarg, sizeof(arg)))
+		return -EFAULT;
+	if ((arg.flags & ~VIRTIO_DMABUF_PUBLISH_KEEP) || !vdmabuf_name_ok(arg.name))
+		return -EINVAL;
+	dmabuf = dma_buf_get(arg.fd);
+	if (IS_ERR(dmabuf))
+		return PTR_ERR(dmabuf);
+	buf = vdmabuf_buffer_of(dmabuf);
+	if (buf && buf->vd == vd)
+		err = vdmabuf_publish(vd, buf, &arg);
+	dma_buf_put(dmabuf);
+	return err;
+}
+
+/**
+ * vdmabuf_ioc_withdraw - takes a name away
+ * @vd: the device
+ * @uarg: struct virtio_dmabuf_ioc_withdraw
+ *
+ * Return: 0, or an error as of vdmabuf_call().
+ */
+int vdmabuf_ioc_withdraw(struct vdmabuf_device *vd, void __user *uarg)
+{
+	struct virtio_dmabuf_ioc_withdraw arg;
+	struct virtio_dmabuf_withdraw body;
+	struct vdmabuf_call call = {
+		.session = vdmabuf_session(vd),
+		.op = VIRTIO_DMABUF_WITHDRAW,
+		.body = &body,
+		.body_len = sizeof(body),
+	};
+
+	if (copy_from_user(&arg, uarg, sizeof(arg)))
+		return -EFAULT;
+	if (!vdmabuf_name_ok(arg.name))
+		return -EINVAL;
+	memcpy(body.name, arg.name, sizeof(body.name));
+	return vdmabuf_call(vd, &call);
+}
