@@ -11,6 +11,8 @@ mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm /dev/virtio-ports
 mount -t devpts devpts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
 mount -t debugfs debug /sys/kernel/debug
+# The bed takes a console that is silent for long for a dead kernel.
+echo "bed: init runs" >/dev/ttyS0
 hostname guest
 ip link set lo up 2>/dev/null
 

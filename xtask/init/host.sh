@@ -5,6 +5,7 @@
 /bin/busybox mkdir -p /bin /proc /sys /dev /lower /over /new
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
+echo "bed: init runs"
 for module in $(cat /modules/order); do
 	options=
 	[ "$module" = vivid.ko ] && options=n_devs=1

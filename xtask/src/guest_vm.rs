@@ -153,7 +153,7 @@ impl GuestVm {
             .arg(&options.initrd)
             .args([
                 "-append",
-                &format!("console=ttyS0 panic=-1 loglevel=5 BED={}", plan.bed.name()),
+                &format!("console=ttyS0 panic=-1 loglevel=6 BED={}", plan.bed.name()),
             ])
             .args(["-serial", &format!("file:{}", options.console.display())])
             .args(["-device", "virtio-serial-pci,max_ports=8"])
