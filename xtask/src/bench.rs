@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,6 +18,8 @@ use serde::Serialize;
 use crate::bed::{self, Programs};
 use crate::paths;
 use crate::plan::BedKind;
+use crate::process;
+use crate::project;
 use crate::report::{Check, Report};
 use crate::scenario::{self, Line, Scenario};
 
@@ -24,6 +28,8 @@ use crate::scenario::{self, Line, Scenario};
 pub enum Bench {
     /// From the signal of a host fence until a guest, or a host process, runs again: in the nested bed
     Fences,
+    /// What a frame costs when it is copied, on this machine
+    Copies,
 }
 
 const FENCES: Scenario = Scenario {
@@ -47,11 +53,40 @@ const FENCE_ROWS: &[&str] = &[
     "guest/sync-file",
 ];
 
+/// What `copies` has to measure.
+const COPY_ROWS: &[&str] = &[
+    "host/floor",
+    "host/memcpy-64x64",
+    "host/memcpy-4k",
+    "host/socket-64x64",
+    "host/socket-4k",
+];
+
 /// Runs it, prints a table, and writes `target/bench/NAME.json`.
 pub fn command(bench: Bench) -> Result<i32> {
-    let (name, scenario, wanted) = match bench {
-        Bench::Fences => ("fences", &FENCES, FENCE_ROWS),
-    };
+    match bench {
+        Bench::Fences => {
+            let (samples, checks, logs) = in_bed(&FENCES)?;
+            let mut report = Report::new(BedKind::Nested.name())?;
+            report.checks = checks;
+            let status = tell("fences", report, samples, FENCE_ROWS)?;
+            if status != 0 {
+                println!("logs: {}", logs.display());
+            }
+            Ok(status)
+        }
+        Bench::Copies => {
+            let samples = here(&[
+                &["floor", "--place", "host"],
+                &["copies", "--place", "host"],
+            ])?;
+            tell("copies", Report::of_this_machine(), samples, COPY_ROWS)
+        }
+    }
+}
+
+/// Runs a scenario in the nested bed; its checks and the place of its logs come back, too.
+fn in_bed(scenario: &Scenario) -> Result<(Samples, Vec<Check>, PathBuf)> {
     let ready = bed::prepare(&Programs::Build)?;
     let mut samples = Samples::default();
     let findings = scenario::run(&ready, scenario, BedKind::Nested, |line| match line {
@@ -59,13 +94,32 @@ pub fn command(bench: Bench) -> Result<i32> {
         Line::Detail(text) if samples.take(text) => {}
         Line::Detail(text) => println!("           {text}"),
     })?;
-    let mut report = Report::new(BedKind::Nested.name())?;
-    report.checks = findings.checks;
-    for row in wanted {
-        if !samples.0.contains_key(*row) {
-            report.checks.push(Check::new(*row, false, "not measured"));
+    Ok((samples, findings.checks, findings.logs))
+}
+
+/// Runs the measuring program on this machine, once for each list of arguments.
+fn here(runs: &[&[&str]]) -> Result<Samples> {
+    let built = project::build()?;
+    let program = built.iter().find(|path| path.ends_with("dmabuf-bench"));
+    let program = program.context("cargo made no dmabuf-bench")?;
+    let mut samples = Samples::default();
+    for arguments in runs {
+        let output = process::output_of(Command::new(program).args(*arguments))?;
+        for line in output.lines() {
+            if !samples.take(line) {
+                println!("           {line}");
+            }
         }
     }
+    Ok(samples)
+}
+
+/// Prints the table, and writes it beside the checks. The status to end with.
+fn tell(name: &str, mut report: Report, samples: Samples, wanted: &[&str]) -> Result<i32> {
+    report.checks.extend(wanted.iter().map(|row| {
+        let measured = samples.0.contains_key(*row);
+        Check::new(format!("measured {row}"), measured, measured)
+    }));
     let rows = samples.rows();
     println!("\n{}", table(&rows));
     let directory = paths::workspace().join("target/bench");
@@ -78,10 +132,10 @@ pub fn command(bench: Bench) -> Result<i32> {
     })?;
     text.push('\n');
     fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
-    println!("report: {}", path.display());
     if !passed {
-        println!("{}logs: {}", report.table(), findings.logs.display());
+        println!("{}", report.table());
     }
+    println!("report: {}", path.display());
     Ok(i32::from(!passed))
 }
 

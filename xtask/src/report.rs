@@ -92,6 +92,18 @@ impl Report {
         })
     }
 
+    /// An empty report of what is tried without a bed.
+    pub fn of_this_machine() -> Self {
+        let kernel = rustix::system::uname();
+        let kernel = kernel.release().to_string_lossy().into_owned();
+        let project = env!("CARGO_PKG_VERSION").to_owned();
+        Self {
+            checks: Vec::new(),
+            bed: "none".to_owned(),
+            versions: [("kernel".into(), kernel), ("project".into(), project)].into(),
+        }
+    }
+
     /// True when there are checks and none failed.
     pub fn passed(&self) -> bool {
         !self.checks.is_empty() && self.checks.iter().all(|check| check.pass)

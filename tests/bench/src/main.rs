@@ -5,10 +5,12 @@
 //! others of that place are compared to: the wake of a thread that sleeps in epoll on an eventfd.
 //!
 //! * [`floor`]: that wake
+//! * [`copies`]: what a frame costs when it is copied
 //! * [`host`]: signals the fences, and takes all times: the guest's clock is never read
 //! * [`guest`]: waits for them in the guest
 //! * [`page`]: the page that both share, on which the guest answers
 
+mod copies;
 mod floor;
 mod guest;
 mod host;
@@ -41,6 +43,12 @@ enum What {
         #[arg(long)]
         place: String,
     },
+    /// The copies of a frame that shared buffers do without
+    Copies {
+        /// What this place is called in the output
+        #[arg(long)]
+        place: String,
+    },
     /// The host side: fences of vgem on a buffer of a heap
     FencesHost {
         /// The broker's socket
@@ -59,6 +67,7 @@ fn main() -> ExitCode {
     let rounds = arguments.rounds;
     let result = match &arguments.what {
         What::Floor { place } => floor::run(place, rounds),
+        What::Copies { place } => copies::run(place, rounds),
         What::FencesHost { broker, heap } => host::run(broker, heap, rounds),
         What::FencesGuest => guest::run(),
     };
