@@ -2,9 +2,11 @@
 //! Sessions over plain values: requests as bytes, a window that is a list of jobs, heaps of memfds.
 
 mod events;
+mod fences;
 mod mapping;
 mod model;
 mod open;
 mod peer;
 mod producer;
+mod sync;
 mod vm_producer;

@@ -2,7 +2,7 @@
 //! A peer for tests: builds requests, takes replies apart, and stands in for the front-end.
 
 use crate::buffer::{Memory, Parts};
-use crate::fence::{Fences, HostKernel};
+use crate::fence::{Fences, HostKernel, Kernel};
 use crate::heap::{Heap, MemfdHeap, Pool, PoolHeap, PoolOptions};
 use crate::session::{
     Done, FenceTerms, Grant, Host, JobResult, Limits, MapError, Pattern, Policy, Session, Target,
@@ -45,6 +45,11 @@ impl Heap for FakeDmaHeap {
 
 /// A host with the heap `dma`, the heap `memfd`, and the memfd pool `pool` of `slots` slots of 2 pages.
 pub fn host(slots: u32) -> (Arc<Host>, Arc<Pool>) {
+    host_with(slots, Arc::new(HostKernel))
+}
+
+/// The same, with somebody else to ask for fences.
+pub fn host_with(slots: u32, kernel: Arc<dyn Kernel>) -> (Arc<Host>, Arc<Pool>) {
     let pool = Pool::create(PoolOptions {
         name: "pool".to_owned(),
         kind: HeapKind::Memfd,
@@ -55,7 +60,7 @@ pub fn host(slots: u32) -> (Arc<Host>, Arc<Pool>) {
         link: None,
     })
     .unwrap();
-    let mut host = Host::new(Fences::start(Arc::new(HostKernel), None).unwrap());
+    let mut host = Host::new(Fences::start(kernel, None).unwrap());
     host.heaps.insert("dma".to_owned(), Box::new(FakeDmaHeap));
     host.heaps.insert("memfd".to_owned(), Box::new(MemfdHeap));
     host.heaps
@@ -140,6 +145,8 @@ pub struct Peer {
     pub session: Session,
     jobs: Arc<Mutex<Vec<WindowJob>>>,
     token: u64,
+    /// Replies to earlier requests that came with later ones.
+    pub late: Vec<Done>,
 }
 
 impl Peer {
@@ -172,6 +179,7 @@ impl Peer {
             session,
             jobs,
             token: 0,
+            late: Vec::new(),
         }
     }
 
@@ -193,7 +201,14 @@ impl Peer {
     ) -> Option<Done> {
         self.token += 1;
         let bytes = Self::bytes(op, self.token, body);
-        let done = self.session.handle(self.token, &bytes, CAPACITY, fds)?;
+        let done = self.session.handle(self.token, &bytes, CAPACITY, fds);
+        let late = self.session.take_late();
+        self.late.extend(late);
+        let at = |done: &Done| done.token == self.token;
+        let done = done.or_else(|| {
+            let at = self.late.iter().position(at)?;
+            Some(self.late.remove(at))
+        })?;
         assert_eq!(done.token, self.token);
         Some(done)
     }
