@@ -35,6 +35,7 @@ mod devices;
 mod dynamic_window;
 mod events;
 mod fds;
+mod fences;
 mod lifecycle;
 mod memory;
 mod requests;

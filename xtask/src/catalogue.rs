@@ -175,6 +175,8 @@ const HEAPS: Scenario = Scenario {
         "huge_pool_read",
         "huge_pool_write_blocked",
         "heap_tests",
+        "device_tests",
+        "device_tests_skip_nothing",
     ],
     limit: Duration::from_secs(300),
 };

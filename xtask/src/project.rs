@@ -30,8 +30,12 @@ pub fn build_tests() -> Result<Vec<PathBuf>> {
         "--quiet",
         "--package",
         "dmabuf-client",
+        "--package",
+        "vhost-device-dmabuf",
         "--test",
         "real_daemon",
+        "--test",
+        "front_end",
     ])?;
     let is_test = |path: &PathBuf| path.parent().is_some_and(|place| place.ends_with("deps"));
     Ok(built.into_iter().filter(is_test).collect())
