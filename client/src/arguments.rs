@@ -2,6 +2,7 @@
 //! Values on the command lines of the tools.
 
 use crate::error::{Error, Result};
+use std::time::Duration;
 
 /// A number of bytes: decimal or `0x…`, optionally with K, M or G (1024, 1024², 1024³).
 ///
@@ -25,6 +26,22 @@ pub fn parse_size(text: &str) -> Result<u64> {
         .ok_or_else(|| {
             Error::Argument(format!(
                 "{text:?} is no size: give bytes, or a number with K, M or G"
+            ))
+        })
+}
+
+/// A time in seconds, like 2 or 0.5; not 0.
+///
+/// # Errors
+/// [`Error::Argument`]
+pub fn parse_seconds(text: &str) -> Result<Duration> {
+    let seconds = text.parse().ok();
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| {
+            Error::Argument(format!(
+                "{text:?} is no time: give seconds above 0, like 0.5"
             ))
         })
 }
@@ -71,6 +88,16 @@ mod tests {
         }
         for bad in ["", "K", "-1", "4T", "99999999999G", "1.5M", "4 K", "ü"] {
             assert!(parse_size(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn seconds() {
+        for (text, ms) in [("1", 1000), ("0.5", 500), ("3600", 3_600_000)] {
+            assert_eq!(parse_seconds(text).unwrap(), Duration::from_millis(ms));
+        }
+        for bad in ["", "0", "-1", "nan", "inf", "1s", "1e30"] {
+            assert!(parse_seconds(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -37,7 +37,7 @@ pub struct Info {
 /// A connection to the daemon.
 #[derive(Debug)]
 pub struct Client {
-    connection: Connection,
+    pub(crate) connection: Connection,
 }
 
 impl Client {

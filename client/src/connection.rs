@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Messages on the broker's socket: one request out, its reply in, events aside.
+//! Messages on the broker's socket: one request out, its reply in; events and the ends of waits aside.
 //!
 //! The daemon is not trusted blindly. A reply must carry the request's op and tag, exactly the bytes of its structure,
 //! and exactly the fds that it takes; fds beyond that are closed. Every call has a deadline. After a late reply or a
@@ -8,14 +8,16 @@
 
 use crate::error::{Error, Result};
 use crate::event::{Event, EventQueue};
+use crate::fence::{Ended, Open, ParseEnded};
 use dmabuf_protocol::{OpCode, Status, wire};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, IoSlice, IoSliceMut, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    connect, recvmsg, sendmsg, socket_with, sockopt,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType, connect, recvmsg, sendmsg, shutdown, socket_with, sockopt,
 };
+use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -67,6 +69,8 @@ struct Message {
 pub(crate) struct Connection {
     socket: OwnedFd,
     events: EventQueue,
+    /// Waits that were begun, by tag.
+    waits: HashMap<u64, Open>,
     last_tag: u64,
     pub(crate) deadline: Duration,
     broken: bool,
@@ -106,6 +110,7 @@ impl Connection {
         Ok(Self {
             socket,
             events: EventQueue::default(),
+            waits: HashMap::new(),
             last_tag: 0,
             deadline,
             broken: false,
@@ -127,6 +132,39 @@ impl Connection {
         answer
     }
 
+    /// Begins a FENCE_WAIT, whose answer may come late.
+    pub(crate) fn begin_wait(&mut self, body: &wire::FenceWaitRequest, open: Open) -> Result<()> {
+        if self.broken {
+            return Err(Error::Broken);
+        }
+        let until = Instant::now() + self.deadline;
+        let op = OpCode::FenceWait;
+        let request = self.request(op, body.as_bytes());
+        self.waits.insert(self.last_tag, open);
+        let sent = self.send(op, &request, None, until);
+        self.broken = sent.is_err();
+        sent
+    }
+
+    /// The tag of the last request.
+    pub(crate) const fn last_tag(&self) -> u64 {
+        self.last_tag
+    }
+
+    /// Takes in what has arrived; doesn't wait.
+    pub(crate) fn take_arrived(&mut self) -> Result<()> {
+        if self.broken {
+            return Err(Error::Broken);
+        }
+        loop {
+            let arrived = self.receive_late();
+            self.broken = arrived.is_err();
+            if !arrived? {
+                return Ok(());
+            }
+        }
+    }
+
     /// The oldest event that has arrived; doesn't wait.
     pub(crate) fn next_event(&mut self) -> Result<Option<Event>> {
         loop {
@@ -136,7 +174,7 @@ impl Connection {
             if self.broken {
                 return Err(Error::Broken);
             }
-            let arrived = self.receive_event();
+            let arrived = self.receive_late();
             self.broken = arrived.is_err();
             if !arrived? {
                 return Ok(None);
@@ -144,34 +182,56 @@ impl Connection {
         }
     }
 
-    fn receive_event(&mut self) -> Result<bool> {
+    /// Takes in one message that comes when it likes, if one has arrived.
+    fn receive_late(&mut self) -> Result<bool> {
         match self.try_receive()? {
             None => Ok(false),
-            Some(message) if is_event(&message.bytes)? => {
-                self.keep_event(&message)?;
-                Ok(true)
-            }
+            Some(message) if self.keep_late(&message)? => Ok(true),
             Some(_) => Err(Error::Protocol("a reply that nobody asked for")),
         }
     }
 
-    fn exchange(&mut self, op: OpCode, body: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<Reply> {
-        let until = Instant::now() + self.deadline;
+    /// Takes in an event, or the end of a wait; false for anything else.
+    fn keep_late(&mut self, message: &Message) -> Result<bool> {
+        if is_event(&message.bytes)? {
+            self.keep_event(message)?;
+            return Ok(true);
+        }
+        let (header, body) = reply_header(&message.bytes)?;
+        if header.op.get() != OpCode::FenceWait.to_wire() {
+            return Ok(false);
+        }
+        let Some(open) = self.waits.remove(&header.tag.get()) else {
+            return Ok(false);
+        };
+        if !message.fds.is_empty() {
+            return Err(Error::Protocol("a reply with a wrong number of fds"));
+        }
+        open.end(Ended::parse(Status(header.status.get()), body)?);
+        Ok(true)
+    }
+
+    /// The bytes of the next request.
+    fn request(&mut self, op: OpCode, body: &[u8]) -> Vec<u8> {
         self.last_tag += 1;
         let header = wire::RequestHeader {
             op: U32::new(op.to_wire()),
             reserved: U32::ZERO,
             tag: U64::new(self.last_tag),
         };
-        self.send(op, &[header.as_bytes(), body].concat(), fd, until)?;
+        [header.as_bytes(), body].concat()
+    }
+
+    fn exchange(&mut self, op: OpCode, body: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<Reply> {
+        let until = Instant::now() + self.deadline;
+        let request = self.request(op, body);
+        self.send(op, &request, fd, until)?;
         loop {
             let message = self.receive(op, until)?;
-            if is_event(&message.bytes)? {
-                self.keep_event(&message)?;
-            } else {
+            if !self.keep_late(&message)? {
                 return self.reply(op, message);
             }
-            // A daemon that sends nothing but events would never make `receive` wait.
+            // A daemon that sends nothing but events and the ends of waits would never make `receive` wait.
             if Instant::now() >= until {
                 return Err(self.late(op));
             }
@@ -179,8 +239,7 @@ impl Connection {
     }
 
     fn reply(&self, op: OpCode, message: Message) -> Result<Reply> {
-        let (header, body) = wire::ReplyHeader::read_from_prefix(&message.bytes)
-            .map_err(|_| Error::Protocol("a reply without a whole header"))?;
+        let (header, body) = reply_header(&message.bytes)?;
         if header.op.get() != op.to_wire() || header.tag.get() != self.last_tag {
             return Err(Error::Protocol("a reply to another request"));
         }
@@ -302,6 +361,13 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    /// Ends the connection even while somebody has a copy of its fd to poll: the daemon takes the handles back.
+    fn drop(&mut self) {
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
+}
+
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -312,6 +378,11 @@ fn is_event(bytes: &[u8]) -> Result<bool> {
     let (kind, _) = U32::read_from_prefix(bytes)
         .map_err(|_| Error::Protocol("a message without a whole header"))?;
     Ok(kind.get() & EVENT_BIT != 0)
+}
+
+fn reply_header(bytes: &[u8]) -> Result<(wire::ReplyHeader, &[u8])> {
+    wire::ReplyHeader::read_from_prefix(bytes)
+        .map_err(|_| Error::Protocol("a reply without a whole header"))
 }
 
 fn lost(what: &'static str, errno: Errno) -> Error {

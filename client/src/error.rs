@@ -135,6 +135,7 @@ impl Error {
 const fn advice(request: OpCode, status: Status) -> &'static str {
     match (request, status) {
         (OpCode::Alloc, Status::ENOENT) => "The daemon has no heap or pool of that name",
+        (OpCode::FenceCancel, Status::ENOENT) => "The wait has ended already",
         (_, Status::ENOENT) => "There is no buffer of that name now; `dmabufctl list` shows them",
         (OpCode::Open | OpCode::Derive, Status::EACCES) => {
             "No grant allows it: see this client's grants in the daemon's configuration, and the daemon's log"
@@ -142,11 +143,29 @@ const fn advice(request: OpCode, status: Status) -> &'static str {
         (OpCode::Import, Status::EACCES) => {
             "This client may not publish that name (see its [[client]] entry in the daemon's configuration), or the fd isn't O_RDWR, or it is sealed against writing"
         }
+        (OpCode::Hold, Status::EACCES) => {
+            "The grant needs host-fence = true, and for a fence of a writer access = \"read-write\""
+        }
+        (
+            OpCode::SyncStart | OpCode::SyncEnd | OpCode::FenceWait | OpCode::FenceQuery,
+            Status::EACCES,
+        ) => "The alias is read-only: it can be waited for and bracketed for reading",
         (_, Status::EACCES) => {
             "This client may not do that: its [[client]] entry in the daemon's configuration must allow the name or heap"
         }
         (OpCode::Alloc, Status::EBUSY) => {
             "All slots of the pool are taken: withdraw buffers, or configure more slots"
+        }
+        (OpCode::Hold, Status::EBUSY) => "The buffer has a fence already: wait for it first",
+        (OpCode::FenceWait | OpCode::SyncStart, Status::EBUSY) => {
+            "This client has as many waits and accesses open as it may: see max-waits in the daemon's configuration"
+        }
+        (_, Status::ETIMEDOUT) => "What uses the buffer has not finished in time: wait again",
+        (_, Status::EOWNERDEAD) => {
+            "The buffer's producer has ended: what it was doing will not be finished"
+        }
+        (OpCode::Hold, Status::ENODEV) => {
+            "The daemon needs a [fence-source], and the buffer must be a dma-buf"
         }
         (_, Status::EBUSY) => "It is in use: give back its mappings and handles first",
         (_, Status::EEXIST) => "The name is taken: withdraw the other buffer, or use another name",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Events: buffers that this process may open come and go.
+//! Events: buffers that this process may open come and go, its own are released.
 //!
 //! They arrive on the socket at any time, between replies too; `connection` puts them into the queue here, and
 //! [`crate::Client::next_event`] takes them out.
@@ -19,6 +19,11 @@ pub enum EventKind {
     Added,
     /// A buffer that this process may open was withdrawn. Aliases of it stay valid.
     Withdrawn,
+    /// Another peer is done, for now, with a buffer that this process has made, and has sent this value.
+    Released {
+        /// What peer and producer have agreed on: the number of a frame, say.
+        value: u64,
+    },
 }
 
 /// One event.
@@ -28,8 +33,8 @@ pub struct Event {
     pub kind: EventKind,
     /// To which buffer.
     pub buffer: BufferId,
-    /// Its name.
-    pub name: Name,
+    /// Its name. A buffer that was withdrawn can be released, too, and has none.
+    pub name: Option<Name>,
     /// Number of the event in this connection, from 1.
     pub sequence: u64,
     /// Events that were lost before this one. When it isn't 0, ask for the list again.
@@ -57,10 +62,18 @@ impl EventQueue {
         let kind = match event.kind.get() {
             wire::EVENT_BUFFER_ADDED => EventKind::Added,
             wire::EVENT_BUFFER_WITHDRAWN => EventKind::Withdrawn,
+            wire::EVENT_BUFFER_RELEASED => EventKind::Released {
+                value: event.value.get(),
+            },
             _ => return Ok(()),
         };
-        let name = Name::from_wire(event.name)
-            .map_err(|_| Error::Protocol("an event with a malformed name"))?;
+        let name = match kind {
+            EventKind::Released { .. } if event.name == [0; 64] => None,
+            _ => Some(
+                Name::from_wire(event.name)
+                    .map_err(|_| Error::Protocol("an event with a malformed name"))?,
+            ),
+        };
         if self.waiting.len() >= MAX_QUEUED {
             self.waiting.pop_front();
         }

@@ -20,7 +20,8 @@
 //! | [`alias`] | [`Alias`] and [`Allocation`]: a buffer this process holds, mapped and synced from here |
 //! | [`buffer`] | [`BufferInfo`]: what the daemon says of a buffer, checked |
 //! | [`mapping`] | [`Mapping`] and [`MappingMut`]: the bytes of a buffer, with copies in and out and no references |
-//! | [`event`] | [`Event`]: buffers that come and go |
+//! | [`event`] | [`Event`]: buffers that come and go, or are released |
+//! | [`fence`] | [`FenceWait`]: waiting for fences with an fd to poll; brackets, releases, holds |
 //! | [`picture`] | fourccs and plane layouts |
 //! | [`memory`] | sealed memfds, for producers that bring their own memory |
 //! | [`source`] | where frames come from: a camera or a drawn test pattern |
@@ -36,6 +37,7 @@ pub mod client;
 mod connection;
 pub mod error;
 pub mod event;
+pub mod fence;
 pub mod mapping;
 pub mod memory;
 pub mod picture;
@@ -47,9 +49,12 @@ pub mod v4l2;
 pub use alias::{Alias, Allocation};
 pub use buffer::BufferInfo;
 pub use client::{Client, DEFAULT_DEADLINE, Info};
-pub use dmabuf_protocol::{Access, BufferId, Enforcement, Flags, Handle, HeapKind, Name, Status};
+pub use dmabuf_protocol::{
+    Access, BufferId, Enforcement, FenceUsage, Flags, Handle, HeapKind, Name, Status, SyncDirection,
+};
 pub use error::{Error, Result};
 pub use event::{Event, EventKind};
+pub use fence::{FenceState, FenceWait, Waited};
 pub use mapping::{Mapping, MappingMut};
 
 /// Where the broker listens when nothing else was configured.

@@ -10,5 +10,6 @@
 
 mod calls;
 mod daemon;
+mod fences;
 mod lies;
 mod lockstep;

@@ -60,7 +60,7 @@ fn frames_reach_a_consumer_without_a_copy_and_without_write_access() {
     for name in ["t/0", "t/1"] {
         let event = next_event(&mut consumer);
         assert_eq!(
-            (event.kind, event.name.as_str(), event.lost),
+            (event.kind, event.name.unwrap().as_str(), event.lost),
             (EventKind::Added, name, 0)
         );
     }
@@ -90,7 +90,7 @@ fn frames_reach_a_consumer_without_a_copy_and_without_write_access() {
     for name in ["t/0", "t/1"] {
         let event = next_event(&mut consumer);
         assert_eq!(
-            (event.kind, event.name.as_str()),
+            (event.kind, event.name.unwrap().as_str()),
             (EventKind::Withdrawn, name)
         );
     }

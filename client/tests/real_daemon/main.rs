@@ -11,6 +11,7 @@
 )]
 
 mod daemon;
+mod fences;
 mod heaps;
 mod library;
 mod tools;

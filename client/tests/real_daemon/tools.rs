@@ -290,3 +290,28 @@ fn tools_end_with_the_daemon() {
     log.read_line(&mut line).unwrap();
     assert!(line.contains("the daemon closed the connection"), "{line}");
 }
+
+#[test]
+fn waiting_and_releasing_on_the_command_line() {
+    let daemon = Daemon::start();
+    let file = daemon.file("file");
+    std::fs::write(&file, [7; 4096]).unwrap();
+    let file = file.to_str().unwrap();
+    let import = ["import", "--file", file, "--name", "t/x", "--keep"];
+    ctl(&daemon, &import);
+    let ready = "ready: not a dma-buf, it has no fences\n";
+    assert_eq!(ctl(&daemon, &["wait", "t/x"]), ready);
+    let wait = ["wait", "t/x", "--for", "read", "--timeout", "0.5"];
+    assert_eq!(ctl(&daemon, &wait), ready);
+    let complaint = ctl_fails(&daemon, &["wait", "t/x", "--for", "write"]);
+    assert!(complaint.contains("No grant allows it"), "{complaint}");
+    assert_eq!(ctl(&daemon, &["release", "t/x", "--value", "7"]), "");
+    let complaint = ctl_fails(&daemon, &["wait", "t/rw/none"]);
+    assert!(complaint.contains("no buffer of that name"), "{complaint}");
+    let wrong = daemon
+        .tool(DMABUFCTL)
+        .args(["wait", "t/x", "--timeout", "0"])
+        .output()
+        .unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+}

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `info NAME`, `crc`, `read`, `dump`, `write`, `watch`: buffers of others.
+//! `info NAME`, `crc`, `read`, `dump`, `write`, `wait`, `release`, `watch`: buffers of others.
 
 use crate::show::line;
-use dmabuf_client::{Access, BufferInfo, Client, Error, EventKind, Mapping, Result, Status};
+use dmabuf_client::{
+    Access, Alias, BufferInfo, Client, Error, EventKind, FenceUsage, Mapping, Name, Result, Status,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::Write;
@@ -25,18 +27,49 @@ pub fn find(client: &mut Client, name: &str) -> Result<BufferInfo> {
     })
 }
 
-/// Opens read-only and looks at the bytes. Where only read-write access is granted (nothing makes the buffer read-only
-/// for a host process), opens it so.
+/// Looks at the bytes.
 fn look<T>(client: &mut Client, name: &str, look: impl FnOnce(&Mapping) -> Result<T>) -> Result<T> {
-    let alias = match client.open(name, Access::ReadOnly) {
+    let alias = open_to_read(client, name)?;
+    let mapping = alias.map()?;
+    let _access = alias.begin_cpu_access(Access::ReadOnly, FENCE_LIMIT)?;
+    look(&mapping)
+}
+
+/// Opens read-only. Where only read-write access is granted (nothing makes the buffer read-only for a host process),
+/// opens it so.
+fn open_to_read(client: &mut Client, name: &str) -> Result<Alias> {
+    match client.open(name, Access::ReadOnly) {
         Err(refused) if refused.status() == Some(Status::EACCES) => {
             client.open(name, Access::ReadWrite).map_err(|_| refused)
         }
         other => other,
-    }?;
-    let mapping = alias.map()?;
-    let _access = alias.begin_cpu_access(Access::ReadOnly, FENCE_LIMIT)?;
-    look(&mapping)
+    }
+}
+
+/// Waits until a buffer can be read or written.
+pub fn wait(
+    client: &mut Client,
+    name: &str,
+    usage: FenceUsage,
+    limit: Duration,
+    out: &mut impl Write,
+) -> Result<()> {
+    let alias = match usage {
+        FenceUsage::Read => open_to_read(client, name)?,
+        FenceUsage::Write => client.open(name, Access::ReadWrite)?,
+    };
+    let wait = client.fence_wait(&alias, usage, limit)?;
+    let waited = client.finish_wait(&wait)?;
+    if waited.no_dma_buf {
+        return line(out, format_args!("ready: not a dma-buf, it has no fences"));
+    }
+    line(out, format_args!("ready: {} fences", waited.fences))
+}
+
+/// Tells the producer of a buffer that this process is done with it.
+pub fn release(client: &mut Client, name: &str, value: u64) -> Result<()> {
+    let alias = open_to_read(client, name)?;
+    client.release(&alias, value)
 }
 
 fn length(mapping: &Mapping, size: Option<u64>) -> usize {
@@ -103,14 +136,15 @@ pub fn watch(client: &mut Client, events: Option<u64>, out: &mut impl Write) -> 
         if event.lost > 0 {
             line(out, format_args!("lost {}", event.lost))?;
         }
-        let what = match event.kind {
-            EventKind::Added => "added",
-            EventKind::Withdrawn => "withdrawn",
-        };
-        line(
-            out,
-            format_args!("{what} {} {}", event.name, event.buffer.0),
-        )?;
+        let name = event.name.as_ref().map_or("-", Name::as_str);
+        let id = event.buffer.0;
+        match event.kind {
+            EventKind::Added => line(out, format_args!("added {name} {id}"))?,
+            EventKind::Withdrawn => line(out, format_args!("withdrawn {name} {id}"))?,
+            EventKind::Released { value } => {
+                line(out, format_args!("released {name} {id} {value}"))?;
+            }
+        }
         seen += 1;
     }
     Ok(())

@@ -9,12 +9,13 @@ mod derive_check;
 mod produce;
 mod show;
 
-use clap::{Args, Parser, Subcommand};
-use dmabuf_client::arguments::{parse_hex, parse_size};
-use dmabuf_client::{Client, DEFAULT_SOCKET, Error, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dmabuf_client::arguments::{parse_hex, parse_seconds, parse_size};
+use dmabuf_client::{Client, DEFAULT_SOCKET, Error, FenceUsage, Result};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// List, make, import and read shared buffers
 #[derive(Debug, Parser)]
@@ -91,6 +92,25 @@ enum Command {
         /// The bytes, like 00ff
         hex: Hex,
     },
+    /// Wait until the hardware has finished with a buffer
+    Wait {
+        /// The buffer
+        name: String,
+        /// What it is to be ready for
+        #[arg(long = "for", value_enum, default_value_t = Purpose::Read)]
+        purpose: Purpose,
+        /// Longest wait in seconds, like 0.5 [default: as long as the daemon allows]
+        #[arg(long, value_parser = parse_seconds)]
+        timeout: Option<Duration>,
+    },
+    /// Tell a buffer's producer that this user is done with it
+    Release {
+        /// The buffer
+        name: String,
+        /// A number for the producer
+        #[arg(long, default_value_t = 0)]
+        value: u64,
+    },
     /// Check that aliases of a buffer can do no more than they may
     DeriveCheck {
         /// The buffer
@@ -142,6 +162,24 @@ struct ImportArguments {
     keep: bool,
 }
 
+/// What a buffer is waited for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Purpose {
+    /// Whoever writes it has finished
+    Read,
+    /// Everybody has finished
+    Write,
+}
+
+impl From<Purpose> for FenceUsage {
+    fn from(purpose: Purpose) -> Self {
+        match purpose {
+            Purpose::Read => Self::Read,
+            Purpose::Write => Self::Write,
+        }
+    }
+}
+
 /// Bytes on the command line.
 #[derive(Clone, Debug)]
 struct Hex(Vec<u8>);
@@ -172,6 +210,15 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<()> {
         Command::Read { name, offset, size } => consume::read(client, name, *offset, *size, out),
         Command::Dump { name, file, size } => consume::dump(client, name, file, *size),
         Command::Write { name, offset, hex } => consume::write(client, name, *offset, &hex.0),
+        Command::Wait {
+            name,
+            purpose,
+            timeout,
+        } => {
+            let limit = timeout.unwrap_or_default();
+            consume::wait(client, name, (*purpose).into(), limit, out)
+        }
+        Command::Release { name, value } => consume::release(client, name, *value),
         Command::DeriveCheck { name } => derive_check::run(client, name, out),
         Command::Watch { events } => consume::watch(client, *events, out),
     }
