@@ -12,6 +12,7 @@
 //! | [`heap`] | dma-heaps, pools, imports |
 //! | [`fence`] | waiting for fences, CPU access brackets, fences that hold a buffer |
 //! | [`session`] | one peer: handles, grants, mappings, requests → replies |
+//! | [`stream`] | frames, holds, release |
 //! | [`vhost`] | virtqueues, windows, the front-end |
 //! | [`broker`] | the Unix socket of host processes |
 //! | [`sys`] | ioctls, mappings, fds: the only module with unsafe code |
@@ -26,6 +27,7 @@ pub mod fence;
 pub mod heap;
 pub mod session;
 mod sockets;
+pub mod stream;
 pub mod sys;
 pub mod vhost;
 

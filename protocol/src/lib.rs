@@ -10,6 +10,7 @@
 //! * [`request`]: parsing a request, with all validation, into [`request::Request`]
 //! * [`types`]: access, enforcement, names, handles: the values inside the structures
 //! * [`fence`]: sync, fences, release, hold
+//! * [`stream`]: frames from one producer to many consumers
 //! * [`status`]: the status codes of a reply
 #![no_std]
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ pub mod config;
 pub mod fence;
 pub mod request;
 pub mod status;
+pub mod stream;
 pub mod types;
 pub mod wire;
 
@@ -26,6 +28,7 @@ pub use config::{DeviceConfig, WindowHeader};
 pub use fence::{FenceUsage, SyncDirection};
 pub use request::{OpCode, Request};
 pub use status::Status;
+pub use stream::ConsumeMode;
 pub use types::{
     Access, BufferId, Caching, Enforcement, Flags, Handle, HeapKind, MappingId, Name, Uuid,
 };

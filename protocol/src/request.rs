@@ -6,6 +6,7 @@
 
 use crate::fence::{self, FenceUsage, SyncDirection};
 use crate::status::Status;
+use crate::stream::{self, StreamRequest};
 use crate::types::{Access, Enforcement, Flags, Handle, MappingId, NAME_LEN, Name};
 use crate::wire;
 use crate::{PAGE_SIZE, QUEUE_CONTROL, QUEUE_FENCE};
@@ -90,6 +91,28 @@ opcodes! {
     Withdraw = 0x33, "WITHDRAW", 0;
     /// One of the heaps that the peer may allocate from.
     HeapList = 0x34, "HEAP_LIST", size_of::<wire::HeapReply>();
+    /// Become a consumer of a stream.
+    StreamOpen = 0x40, "STREAM_OPEN", size_of::<wire::StreamOpenReply>();
+    /// Give an end of a stream back.
+    StreamClose = 0x41, "STREAM_CLOSE", 0;
+    /// A handle for one of a stream's buffers.
+    StreamBuffer = 0x42, "STREAM_BUFFER", size_of::<wire::OpenReply>();
+    /// Take the next frame.
+    StreamAcquire = 0x43, "STREAM_ACQUIRE", size_of::<wire::FrameReply>();
+    /// Give a frame back.
+    StreamRelease = 0x44, "STREAM_RELEASE", 0;
+    /// What a stream's producer and consumers have done.
+    StreamStats = 0x45, "STREAM_STATS", size_of::<wire::StreamStatsReply>();
+    /// Which streams this peer may open.
+    StreamList = 0x46, "STREAM_LIST", size_of::<wire::ListReply>() + size_of::<wire::StreamInfo>();
+    /// Become the producer of a new stream.
+    StreamCreate = 0x48, "STREAM_CREATE", size_of::<wire::StreamCreateReply>();
+    /// Add a buffer to a stream.
+    StreamAdd = 0x49, "STREAM_ADD", size_of::<wire::StreamIndexReply>();
+    /// Hand a frame to the consumers.
+    StreamQueue = 0x4a, "STREAM_QUEUE", size_of::<wire::StreamQueueReply>();
+    /// Take a buffer back that nobody uses any more.
+    StreamReclaim = 0x4b, "STREAM_RECLAIM", size_of::<wire::StreamIndexReply>();
 }
 
 impl OpCode {
@@ -236,6 +259,8 @@ pub enum Request {
         /// Which one, counted from 0.
         index: u32,
     },
+    /// The requests about streams.
+    Stream(StreamRequest),
 }
 
 /// What can be known of a request even when it is malformed: enough to answer it.
@@ -302,6 +327,17 @@ impl Request {
                 exact::<wire::UnmapRequest>(body)?.mapping.get(),
             ))),
             OpCode::Derive => parse_derive(exact(body)?),
+            OpCode::StreamOpen
+            | OpCode::StreamClose
+            | OpCode::StreamBuffer
+            | OpCode::StreamAcquire
+            | OpCode::StreamRelease
+            | OpCode::StreamStats
+            | OpCode::StreamList
+            | OpCode::StreamCreate
+            | OpCode::StreamAdd
+            | OpCode::StreamQueue
+            | OpCode::StreamReclaim => stream::parse(op, body).map(Self::Stream),
             OpCode::SyncStart
             | OpCode::SyncEnd
             | OpCode::FenceWait
@@ -342,6 +378,7 @@ impl Request {
             Self::Publish { .. } => OpCode::Publish,
             Self::Withdraw(_) => OpCode::Withdraw,
             Self::HeapList { .. } => OpCode::HeapList,
+            Self::Stream(request) => request.op(),
         }
     }
 }

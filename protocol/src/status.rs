@@ -29,6 +29,8 @@ statuses! {
     ENOENT = 2;
     /// The host failed to do it.
     EIO = 5;
+    /// Nothing is ready: no frame, no free buffer.
+    EAGAIN = 11;
     /// The host has no memory for it.
     ENOMEM = 12;
     /// No grant for that, or more access than the parent has, or an enforcement that can't be met.

@@ -19,6 +19,7 @@ macro_rules! wire {
 }
 
 pub use crate::fence::wire::*;
+pub use crate::stream::wire::*;
 pub(crate) use wire;
 
 wire! {

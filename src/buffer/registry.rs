@@ -33,11 +33,11 @@ pub struct Published {
 /// A change in the list of published buffers.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// `EVENT_BUFFER_ADDED`, `EVENT_BUFFER_WITHDRAWN` or `EVENT_BUFFER_RELEASED`.
+    /// `EVENT_BUFFER_ADDED`, `EVENT_BUFFER_WITHDRAWN`, `EVENT_BUFFER_RELEASED` or `EVENT_STREAM_ADDED`.
     pub kind: u32,
-    /// The buffer's number.
+    /// The buffer's number, or the stream's.
     pub id: BufferId,
-    /// The buffer's name, while it is published.
+    /// The buffer's name, while it is published; or the stream's.
     pub name: Option<Name>,
     /// What a RELEASE carried.
     pub value: u64,
@@ -217,6 +217,11 @@ impl Registry {
             .filter_map(Weak::upgrade)
             .filter(|subscription| subscription.session == producer)
             .for_each(|subscription| subscription.push(&change));
+    }
+
+    /// Tells everybody who listens of a change that isn't about a buffer.
+    pub fn announce(&self, change: &Change) {
+        lock(&self.0).announce(change);
     }
 
     /// The view of a session of the changes from now on; it ends when the last reference to it is dropped.

@@ -10,9 +10,11 @@ use super::values::{
 use super::{BufferConfig, ClientConfig, Config, HeapConfig, SocketSource, VmConfig, raw};
 use crate::heap::PoolOptions;
 use crate::session::{FenceTerms, Grant, Target};
+use dmabuf_protocol::wire::STREAM_MAX_BUFFERS;
 use dmabuf_protocol::{Enforcement, HeapKind, Name, PAGE_SIZE, Uuid};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use toml::Spanned;
 
 /// Most slots of a pool: as many as udmabuf's default list_limit.
@@ -267,16 +269,17 @@ impl Checker {
     fn grants(&self, raw: Vec<raw::Grant>) -> Result<Vec<Grant>, Wrong> {
         raw.into_iter()
             .map(|raw| {
-                let target = match (&raw.pool, &raw.buffer) {
-                    (Some(pool), None) if self.pools.contains_key(pool.get_ref()) => {
+                let target = match (&raw.pool, &raw.buffer, &raw.stream) {
+                    (Some(pool), None, None) if self.pools.contains_key(pool.get_ref()) => {
                         Target::Pool(pool.get_ref().clone())
                     }
-                    (Some(pool), None) => {
+                    (Some(pool), None, None) => {
                         return Err(wrong(pool, format!("there is no [[pool]] {:?}", pool.get_ref())));
                     }
-                    (None, Some(buffer)) => Target::Buffers(pattern(buffer)?),
+                    (None, Some(buffer), None) => Target::Buffers(pattern(buffer)?),
+                    (None, None, Some(stream)) => stream_target(&raw, stream)?,
                     _ => {
-                        return Err(wrong(&raw.access, "expected either pool = or buffer = in a grant"));
+                        return Err(wrong(&raw.access, "expected one of pool =, buffer = and stream = in a grant"));
                     }
                 };
                 let access = match raw.access.get_ref().as_str() {
@@ -288,6 +291,17 @@ impl Checker {
                         return Err(wrong(&raw.access, message));
                     }
                 };
+                if raw.stream.is_none()
+                    && let Some(key) = raw.max_held.as_ref().or(raw.max_hold_ms.as_ref())
+                {
+                    return Err(wrong(key, "max-held and max-hold-ms belong to the grant of a stream"));
+                }
+                if raw.stream.is_some() && access != dmabuf_protocol::Access::ReadOnly {
+                    return Err(wrong(
+                        &raw.access,
+                        "a stream's frames are read-only for its consumers: expected access = \"read-only\"",
+                    ));
+                }
                 let enforcement = match raw.enforcement.as_ref().map(|e| (e, e.get_ref().as_str())) {
                     None | Some((_, "kernel" | "derived")) => Enforcement::Derived,
                     Some((_, "sealed")) => Enforcement::Sealed,
@@ -393,4 +407,21 @@ impl Checker {
         }
         Ok(path)
     }
+}
+
+/// A stream's consumers: which streams, and on what terms.
+fn stream_target(raw: &raw::Grant, stream: &Spanned<String>) -> Result<Target, Wrong> {
+    let in_range = |key: &Option<Spanned<u32>>, default: u32, most: u32| match key {
+        None => Ok(default),
+        Some(value) if (1..=most).contains(value.get_ref()) => Ok(*value.get_ref()),
+        Some(value) => Err(wrong(
+            value,
+            format!("expected 1 to {most}, found {}", value.get_ref()),
+        )),
+    };
+    Ok(Target::Streams {
+        names: pattern(stream)?,
+        max_held: in_range(&raw.max_held, 2, STREAM_MAX_BUFFERS)?,
+        max_hold: Duration::from_millis(in_range(&raw.max_hold_ms, 1000, 3_600_000)?.into()),
+    })
 }

@@ -117,10 +117,13 @@ pub struct Client {
 pub struct Grant {
     pub pool: Option<Spanned<String>>,
     pub buffer: Option<Spanned<String>>,
+    pub stream: Option<Spanned<String>>,
     pub access: Spanned<String>,
     pub enforcement: Option<Spanned<String>>,
     #[serde(default)]
     pub fail_stop: bool,
     pub max_wait_ms: Option<Spanned<u32>>,
     pub host_fence: Option<Spanned<bool>>,
+    pub max_held: Option<Spanned<u32>>,
+    pub max_hold_ms: Option<Spanned<u32>>,
 }

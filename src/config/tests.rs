@@ -398,7 +398,9 @@ fn wrong_grants() {
         assert_eq!(
             (
                 error.line,
-                error.message.contains("either pool = or buffer =")
+                error
+                    .message
+                    .contains("one of pool =, buffer = and stream =")
             ),
             (5, true),
             "{error}"

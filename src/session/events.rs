@@ -4,7 +4,7 @@
 use super::Session;
 use crate::sys::EventFd;
 use dmabuf_protocol::Name;
-use dmabuf_protocol::wire::{EVENT_BUFFER_RELEASED, Event};
+use dmabuf_protocol::wire::{EVENT_BUFFER_RELEASED, EVENT_STREAM_ADDED, Event};
 use zerocopy::FromZeros;
 
 impl Session {
@@ -17,10 +17,15 @@ impl Session {
     /// The next event for this peer. Clear [`Self::wake`] before asking until there is none.
     pub fn next_event(&mut self) -> Option<Event> {
         loop {
-            let (change, lost) = self.subscription.next()?;
+            let Some((change, lost)) = self.subscription.next() else {
+                return self.stream_event();
+            };
             // The gap shows with the next event that this peer gets.
             self.sequence += lost;
-            let sees = |name: &Name| self.policy.sees(name, change.pool.as_deref());
+            let sees = |name: &Name| match change.kind {
+                EVENT_STREAM_ADDED => self.policy.stream_grant(name).is_some(),
+                _ => self.policy.sees(name, change.pool.as_deref()),
+            };
             let own = change.kind == EVENT_BUFFER_RELEASED;
             let event = (own || change.name.as_ref().is_some_and(sees)).then(|| {
                 self.sequence += 1;

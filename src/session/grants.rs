@@ -5,6 +5,7 @@ use crate::buffer::Published;
 use dmabuf_protocol::{Access, Enforcement, Name, Status};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A buffer name, or the start of names followed by `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,15 @@ pub enum Target {
     Pool(String),
     /// Buffers by name, other than slots of pools.
     Buffers(Pattern),
+    /// Streams by name.
+    Streams {
+        /// Which.
+        names: Pattern,
+        /// Most frames of one stream that a consumer holds at once.
+        max_held: u32,
+        /// The longest hold of a frame.
+        max_hold: Duration,
+    },
 }
 
 /// What a grant says of waits and holds.
@@ -162,6 +172,22 @@ impl Policy {
     #[must_use]
     pub fn may_exist(&self, name: &Name) -> bool {
         self.grants.iter().any(|grant| grant.covers(name, None))
+    }
+
+    /// The grant by which this peer may consume a stream, whether or not there is one: the first that covers its name.
+    #[must_use]
+    pub fn stream_grant(&self, name: &Name) -> Option<&Grant> {
+        self.grants.iter().find(
+            |grant| matches!(&grant.target, Target::Streams { names, .. } if names.matches(name)),
+        )
+    }
+
+    /// Whether this peer may have every slot of a pool.
+    #[must_use]
+    pub fn has_pool(&self, pool: &str) -> bool {
+        self.grants
+            .iter()
+            .any(|grant| matches!(&grant.target, Target::Pool(granted) if granted == pool))
     }
 
     /// The terms on which this peer can open `published` for `wanted` access.

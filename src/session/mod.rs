@@ -12,6 +12,7 @@ mod mapping;
 mod open;
 mod producer;
 mod range;
+mod streams;
 mod sync;
 mod table;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use rustix::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use streams::End;
 use table::Table;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -144,6 +146,7 @@ pub struct Session {
     handles: Table<Held>,
     mappings: Table<Mapping>,
     ranges: Ranges,
+    streams: Table<End>,
     probe: u32,
     subscription: Arc<Subscription>,
     sequence: u64,
@@ -176,6 +179,7 @@ impl Session {
             handles: Table::new(policy.limits.handles),
             mappings: Table::new(policy.limits.mappings),
             ranges: Ranges::new(window),
+            streams: Table::new(streams::MAX_ENDS),
             number,
             probe: 0,
             sequence: 0,
@@ -287,6 +291,7 @@ impl Session {
             } => self.publish(handle, name, keep, format),
             Request::Withdraw(name) => self.withdraw(&name),
             Request::HeapList { index } => self.heap(index),
+            Request::Stream(request) => self.stream(request, capacity),
         }
     }
 
@@ -297,7 +302,12 @@ impl Session {
             OpCode::Map | OpCode::Unmap => virtqueues,
             OpCode::Import => !virtqueues,
             OpCode::Alloc | OpCode::HeapList => !virtqueues || !self.policy.allocate.is_empty(),
-            OpCode::Publish | OpCode::Withdraw => !virtqueues || !self.policy.publish.is_empty(),
+            OpCode::Publish
+            | OpCode::Withdraw
+            | OpCode::StreamCreate
+            | OpCode::StreamAdd
+            | OpCode::StreamQueue
+            | OpCode::StreamReclaim => !virtqueues || !self.policy.publish.is_empty(),
             _ => true,
         }
     }
@@ -342,6 +352,7 @@ impl Session {
     /// its answer comes.
     pub fn reset(&mut self) {
         self.host.registry.withdraw_all(self.number);
+        self.streams.clear();
         self.handles.clear();
         self.abandon_mappings();
         self.abandon_fences();
@@ -353,6 +364,7 @@ impl Session {
     /// Ends the session: everything the peer had is released, and its window is given up.
     pub fn end(&mut self) {
         self.transport = Transport::Fds;
+        self.streams.clear();
         self.handles.clear();
         self.mappings.clear();
         self.abandon_fences();

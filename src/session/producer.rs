@@ -6,6 +6,7 @@ use crate::buffer::{Buffer, Deriver, Published, Registry};
 use crate::error::status_of;
 use crate::fence::Fences;
 use crate::heap::{self, Heap};
+use crate::stream::Streams;
 use dmabuf_protocol::wire::{Format, HeapReply};
 use dmabuf_protocol::{Handle, Name, PAGE_SIZE, Status};
 use rustix::fd::OwnedFd;
@@ -20,6 +21,8 @@ pub struct Host {
     pub deriver: Arc<Deriver>,
     /// The published buffers.
     pub registry: Registry,
+    /// The streams.
+    pub streams: Streams,
     /// Heaps and pools by name.
     pub heaps: HashMap<String, Box<dyn Heap>>,
     /// Waits and holds.
@@ -33,6 +36,7 @@ impl Host {
         Self {
             deriver: Arc::default(),
             registry: Registry::default(),
+            streams: Streams::default(),
             heaps: HashMap::new(),
             fences,
         }
@@ -165,7 +169,7 @@ impl Session {
         }))
     }
 
-    fn may_publish(&self, name: &Name) -> Result<(), Status> {
+    pub(super) fn may_publish(&self, name: &Name) -> Result<(), Status> {
         let allowed = self
             .policy
             .publish

@@ -134,6 +134,17 @@ impl<T> Table<T> {
         })
     }
 
+    /// The values with their numbers, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut T)> {
+        self.slots
+            .iter_mut()
+            .zip(0u64..)
+            .filter_map(|(slot, index)| {
+                let number = (u64::from(slot.generation) << 32) | index;
+                slot.value.as_mut().map(|value| (number, value))
+            })
+    }
+
     /// Values in it.
     pub const fn len(&self) -> u32 {
         self.used

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! STREAM_OPEN to STREAM_RECLAIM: a session's ends of streams, and the events about them.
+
+use super::grants::Terms;
+use super::{Answer, Body, Held, Session, Target};
+use crate::buffer::Change;
+use crate::stream::{Consumer, Consumption, Producer, Stream};
+use dmabuf_protocol::stream::StreamRequest;
+use dmabuf_protocol::wire::{self, Event, Format, ReplyHeader};
+use dmabuf_protocol::{Access, BufferId, ConsumeMode, Enforcement, Handle, Name, Status};
+use rustix::time::{ClockId, clock_gettime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
+
+/// Most ends of streams that a session has at once.
+pub const MAX_ENDS: u32 = 64;
+
+/// A session's end of a stream.
+#[derive(Debug)]
+pub enum End {
+    /// It queues frames.
+    Producer(Producer),
+    /// It gets frames.
+    Consumer {
+        /// The end itself.
+        consumer: Consumer,
+        /// EVENT_STREAM_WITHDRAWN was given out.
+        told: bool,
+    },
+}
+
+impl Session {
+    pub(super) fn stream(&mut self, request: StreamRequest, capacity: usize) -> Answer {
+        match request {
+            StreamRequest::Open {
+                name,
+                mode,
+                hold_ms,
+            } => self.stream_open(&name, mode, hold_ms),
+            StreamRequest::Close(stream) => {
+                self.streams.remove(stream)?;
+                Ok(Body::EMPTY)
+            }
+            StreamRequest::Buffer {
+                stream,
+                index,
+                enforcement,
+            } => self.stream_buffer(stream, index, enforcement),
+            StreamRequest::Acquire(stream) => self.stream_acquire(stream),
+            StreamRequest::Release { stream, sequence } => {
+                self.consumer(stream)?.release(sequence)?;
+                Ok(Body::EMPTY)
+            }
+            StreamRequest::Stats { name, cursor } => self.stream_stats(&name, cursor, capacity),
+            StreamRequest::List { cursor, max } => Ok(self.stream_list(cursor, max, capacity)),
+            StreamRequest::Create { name, format } => self.stream_create(name, format),
+            StreamRequest::Add { stream, handle } => self.stream_add(stream, handle),
+            StreamRequest::Queue {
+                stream,
+                index,
+                timestamp_ns,
+                flags,
+            } => {
+                let timestamp_ns = if timestamp_ns == 0 {
+                    now_ns()
+                } else {
+                    timestamp_ns
+                };
+                let sequence = self.producer(stream)?.queue(index, timestamp_ns, flags)?;
+                Ok(Body::of(&wire::StreamQueueReply {
+                    sequence: sequence.into(),
+                }))
+            }
+            StreamRequest::Reclaim(stream) => Ok(index_reply(self.producer(stream)?.reclaim()?)),
+        }
+    }
+
+    fn stream_open(&mut self, name: &Name, mode: ConsumeMode, hold_ms: u32) -> Answer {
+        let grant = self.policy.stream_grant(name).ok_or(Status::EACCES)?;
+        let Target::Streams {
+            max_held, max_hold, ..
+        } = grant.target
+        else {
+            return Err(Status::EACCES);
+        };
+        self.streams.has_room()?;
+        let wanted = match hold_ms {
+            0 => max_hold,
+            ms => max_hold.min(Duration::from_millis(ms.into())),
+        };
+        let terms = Consumption {
+            mode,
+            max_held,
+            hold: wanted,
+        };
+        let consumer = self
+            .host
+            .streams
+            .open(name, terms, self.policy.name, &self.subscription)?;
+        let stream = Arc::clone(consumer.stream());
+        let number = self.streams.insert(End::Consumer {
+            consumer,
+            told: false,
+        })?;
+        Ok(Body::of(&wire::StreamOpenReply {
+            stream: number.into(),
+            buffers: stream.buffers().into(),
+            hold_ms: milliseconds(wanted).into(),
+            max_held: max_held.into(),
+            id: stream.id().into(),
+            format: stream.format().unwrap_or_else(FromZeros::new_zeroed),
+            ..FromZeros::new_zeroed()
+        }))
+    }
+
+    fn stream_buffer(&mut self, stream: u64, index: u32, enforcement: Enforcement) -> Answer {
+        let stream = Arc::clone(self.consumer(stream)?.stream());
+        let grant = self
+            .policy
+            .stream_grant(&stream.name())
+            .ok_or(Status::EACCES)?;
+        let terms = Terms {
+            least: grant.enforcement.max(enforcement),
+            fail_stop: grant.fail_stop,
+            fences: grant.fences,
+        };
+        let least = terms.least;
+        let buffer = stream.buffer(index)?;
+        if let Some(pool) = buffer.pool()
+            && !self.policy.has_pool(pool.name())
+        {
+            self.complaints.warn(format_args!(
+                "peer {}: a buffer of stream {} refused: it is a slot of pool {:?}, and whoever has one slot sees all \
+                 of them: grant the pool, or take the buffers from a heap",
+                self.policy.name,
+                stream.name(),
+                pool.name(),
+            ));
+            return Err(Status::EACCES);
+        }
+        let alias = buffer.alias(Access::ReadOnly, least).inspect_err(|_| {
+            self.complaints.warn(format_args!(
+                "peer {}: a buffer of stream {} refused: a read-only alias needs at least the enforcement {:?}, and \
+                 this {} buffer can have {:?}",
+                self.policy.name,
+                stream.name(),
+                least.as_str(),
+                buffer.kind().as_str(),
+                buffer.best_enforcement().as_str(),
+            ));
+        })?;
+        self.hold(Held::granted(alias, terms), None, stream.format())
+    }
+
+    fn stream_acquire(&mut self, stream: u64) -> Answer {
+        let now = Instant::now();
+        let acquired = self.consumer(stream)?.acquire(now)?;
+        Ok(Body::of(&wire::FrameReply {
+            sequence: acquired.frame.sequence.into(),
+            timestamp_ns: acquired.frame.timestamp_ns.into(),
+            skipped: acquired.skipped.into(),
+            index: acquired.frame.index.into(),
+            flags: acquired.frame.flags.into(),
+            hold_ms: milliseconds(acquired.deadline - now).into(),
+            ready: acquired.ready.into(),
+        }))
+    }
+
+    fn stream_stats(&self, name: &Name, cursor: u32, capacity: usize) -> Answer {
+        if self.policy.stream_grant(name).is_none() {
+            self.may_publish(name)?;
+        }
+        let stream = self.host.streams.find(name).ok_or(Status::ENOENT)?;
+        let fit = entries::<wire::StreamStatsReply, wire::ConsumerInfo>(capacity);
+        let from = usize::try_from(cursor).unwrap_or(usize::MAX);
+        // One more than fits tells whether there is another page.
+        let mut consumers = stream.consumers(from, fit.saturating_add(1));
+        let next = consumers.get(fit).map_or(0, |(number, _)| *number);
+        consumers.truncate(fit);
+        let stats = stream.stats();
+        let head = wire::StreamStatsReply {
+            produced: stats.produced.into(),
+            buffers: stats.buffers.into(),
+            with_producer: stats.with_producer.into(),
+            free: stats.free.into(),
+            consumers: stats.consumers.into(),
+            count: u32::try_from(consumers.len()).unwrap_or(u32::MAX).into(),
+            next: u32::try_from(next).unwrap_or(u32::MAX).into(),
+            ..FromZeros::new_zeroed()
+        };
+        let consumers: Vec<_> = consumers
+            .into_iter()
+            .map(|(_, stats)| {
+                let (mode, depth) = stats.mode.to_wire();
+                wire::ConsumerInfo {
+                    peer: stats.peer.to_wire(),
+                    mode: mode.into(),
+                    depth: depth.into(),
+                    joined: stats.counters.joined.into(),
+                    delivered: stats.counters.delivered.into(),
+                    skipped: stats.counters.skipped.into(),
+                    expired: stats.counters.expired.into(),
+                    ready: stats.ready.into(),
+                    held: stats.held.into(),
+                }
+            })
+            .collect();
+        Ok(listed(&head, &consumers))
+    }
+
+    fn stream_list(&self, cursor: u64, max: u32, capacity: usize) -> Body {
+        let fit = entries::<wire::ListReply, wire::StreamInfo>(capacity);
+        let wanted = match max {
+            0 => fit,
+            max => fit.min(usize::try_from(max).unwrap_or(usize::MAX)),
+        };
+        let (streams, more) = self.host.streams.page(cursor, wanted, |name| {
+            self.policy.stream_grant(name).is_some()
+        });
+        let next = streams
+            .last()
+            .filter(|_| more)
+            .map_or(0, |stream| stream.id());
+        let head = wire::ListReply {
+            count: u32::try_from(streams.len()).unwrap_or(u32::MAX).into(),
+            next: next.into(),
+            ..FromZeros::new_zeroed()
+        };
+        let streams: Vec<_> = streams.iter().map(|stream| describe(stream)).collect();
+        listed(&head, &streams)
+    }
+
+    fn stream_create(&mut self, name: Name, format: Option<Format>) -> Answer {
+        self.may_publish(&name)?;
+        self.streams.has_room()?;
+        let producer =
+            self.host
+                .streams
+                .create(name, format, self.policy.name, &self.subscription)?;
+        let id = producer.stream().id();
+        let number = self.streams.insert(End::Producer(producer))?;
+        self.host.registry.announce(&Change {
+            kind: wire::EVENT_STREAM_ADDED,
+            id: BufferId(id),
+            name: Some(name),
+            value: 0,
+            pool: None,
+        });
+        Ok(Body::of(&wire::StreamCreateReply {
+            stream: number.into(),
+            id: id.into(),
+        }))
+    }
+
+    fn stream_add(&mut self, stream: u64, handle: Handle) -> Answer {
+        let producer = self.producer(stream)?;
+        let held = self.handles.get(handle.0)?;
+        if !held.owned {
+            return Err(Status::EACCES);
+        }
+        let index = producer.add(Arc::clone(held.alias.buffer()))?;
+        Ok(index_reply(index))
+    }
+
+    fn consumer(&self, number: u64) -> Result<&Consumer, Status> {
+        match self.streams.get(number)? {
+            End::Consumer { consumer, .. } => Ok(consumer),
+            End::Producer(_) => Err(Status::ESTALE),
+        }
+    }
+
+    fn producer(&self, number: u64) -> Result<&Producer, Status> {
+        match self.streams.get(number)? {
+            End::Producer(producer) => Ok(producer),
+            End::Consumer { .. } => Err(Status::ESTALE),
+        }
+    }
+
+    /// The next event about one of this session's ends.
+    pub(super) fn stream_event(&mut self) -> Option<Event> {
+        let (number, kind, name) = self
+            .streams
+            .iter_mut()
+            .find_map(|(number, end)| Some((number, end.news()?, end.stream().name())))?;
+        self.sequence += 1;
+        Some(Event {
+            kind: kind.into(),
+            sequence: self.sequence.into(),
+            buffer: number.into(),
+            name: name.to_wire(),
+            ..FromZeros::new_zeroed()
+        })
+    }
+}
+
+impl End {
+    fn stream(&self) -> &Arc<Stream> {
+        match self {
+            Self::Producer(producer) => producer.stream(),
+            Self::Consumer { consumer, .. } => consumer.stream(),
+        }
+    }
+
+    /// The kind of event that there is for it.
+    fn news(&mut self) -> Option<u32> {
+        match self {
+            Self::Producer(producer) => producer.bell().answer().then_some(wire::EVENT_STREAM_FREE),
+            Self::Consumer { consumer, told } => {
+                if !consumer.bell().answer() {
+                    return None;
+                }
+                if !*told && consumer.is_withdrawn() {
+                    *told = true;
+                    // What is ready can still be acquired.
+                    consumer.bell().again();
+                    return Some(wire::EVENT_STREAM_WITHDRAWN);
+                }
+                (consumer.ready() > 0).then_some(wire::EVENT_FRAME)
+            }
+        }
+    }
+}
+
+fn describe(stream: &Stream) -> wire::StreamInfo {
+    let stats = stream.stats();
+    wire::StreamInfo {
+        id: stream.id().into(),
+        produced: stats.produced.into(),
+        buffers: stats.buffers.into(),
+        consumers: stats.consumers.into(),
+        format: stream.format().unwrap_or_else(FromZeros::new_zeroed),
+        name: stream.name().to_wire(),
+        ..FromZeros::new_zeroed()
+    }
+}
+
+fn index_reply(index: u32) -> Body {
+    Body::of(&wire::StreamIndexReply {
+        index: index.into(),
+        reserved: 0.into(),
+    })
+}
+
+/// How many entries fit into a reply of `capacity` bytes.
+const fn entries<Head, Entry>(capacity: usize) -> usize {
+    capacity.saturating_sub(size_of::<ReplyHeader>() + size_of::<Head>()) / size_of::<Entry>()
+}
+
+fn listed<T: IntoBytes + Immutable>(head: &(impl IntoBytes + Immutable), entries: &[T]) -> Body {
+    let mut bytes = head.as_bytes().to_vec();
+    bytes.extend_from_slice(entries.as_bytes());
+    Body { bytes, alias: None }
+}
+
+/// The host's `CLOCK_MONOTONIC` in nanoseconds.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+fn milliseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
