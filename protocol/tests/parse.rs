@@ -8,10 +8,11 @@
 )]
 
 use dmabuf_protocol::request::{Envelope, Format};
+use dmabuf_protocol::stream::StreamRequest;
 use dmabuf_protocol::wire::{self, PUBLISH_KEEP};
 use dmabuf_protocol::{
-    Access, Enforcement, FenceUsage, Flags, Handle, MappingId, Name, OpCode, PAGE_SIZE,
-    QUEUE_CONTROL, QUEUE_FENCE, Request, Status, SyncDirection,
+    Access, ConsumeMode, Enforcement, FenceUsage, Flags, Handle, MappingId, Name, OpCode,
+    PAGE_SIZE, QUEUE_CONTROL, QUEUE_FENCE, Request, Status, SyncDirection,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -40,6 +41,7 @@ fn encode(request: &Request, tag: u64) -> Vec<u8> {
     };
     match request {
         Request::GetInfo => {}
+        Request::Stream(request) => put(&stream_body(request)),
         Request::List { cursor, max } => {
             put(&cursor.to_le_bytes());
             put(&u64::from(*max).to_le_bytes());
@@ -156,7 +158,20 @@ fn zeros(request: &Request) -> (Vec<usize>, Option<usize>) {
             ranges.extend([body(9..16), padding(16, name)]);
             ranges.extend(format.is_some().then(|| body(80 + 56..80 + 64)));
         }
-        Request::GetInfo
+        Request::Stream(StreamRequest::Open { name, .. }) => {
+            ranges.extend([body(76..80), padding(0, name)]);
+        }
+        Request::Stream(StreamRequest::Stats { name, .. }) => {
+            ranges.extend([body(68..72), padding(0, name)]);
+        }
+        Request::Stream(StreamRequest::List { .. }) => ranges.push(body(12..16)),
+        Request::Stream(StreamRequest::Create { name, format }) => {
+            ranges.extend([body(64..72), padding(0, name)]);
+            ranges.extend(format.is_some().then(|| body(72 + 56..72 + 64)));
+        }
+        Request::Stream(StreamRequest::Queue { .. }) => ranges.push(body(21..24)),
+        Request::Stream(_)
+        | Request::GetInfo
         | Request::Close(_)
         | Request::Unmap(_)
         | Request::Derive { .. }
@@ -289,7 +304,118 @@ fn requests() -> impl Strategy<Value = Request> {
         names().prop_map(Request::Withdraw),
         any::<u32>().prop_map(|index| Request::HeapList { index }),
         fence_requests(),
+        stream_requests().prop_map(Request::Stream),
     ]
+}
+
+fn stream_requests() -> impl Strategy<Value = StreamRequest> {
+    let modes = prop_oneof![
+        Just(ConsumeMode::Latest),
+        (1u8..65).prop_map(ConsumeMode::Fifo)
+    ];
+    prop_oneof![
+        (names(), modes, any::<u32>()).prop_map(|(name, mode, hold_ms)| StreamRequest::Open {
+            name,
+            mode,
+            hold_ms
+        }),
+        any::<u64>().prop_map(StreamRequest::Close),
+        (any::<(u64, u32)>(), enforcements()).prop_map(|((stream, index), enforcement)| {
+            StreamRequest::Buffer {
+                stream,
+                index,
+                enforcement,
+            }
+        }),
+        any::<u64>().prop_map(StreamRequest::Acquire),
+        any::<(u64, u64)>()
+            .prop_map(|(stream, sequence)| StreamRequest::Release { stream, sequence }),
+        (names(), any::<u32>()).prop_map(|(name, cursor)| StreamRequest::Stats { name, cursor }),
+        any::<(u64, u32)>().prop_map(|(cursor, max)| StreamRequest::List { cursor, max }),
+        (names(), formats()).prop_map(|(name, format)| StreamRequest::Create { name, format }),
+        (any::<u64>(), any::<u64>().prop_map(Handle))
+            .prop_map(|(stream, handle)| StreamRequest::Add { stream, handle }),
+        (any::<(u64, u32, u64)>(), 0u32..2).prop_map(|((stream, index, timestamp_ns), flags)| {
+            StreamRequest::Queue {
+                stream,
+                index,
+                timestamp_ns,
+                flags,
+            }
+        }),
+        any::<u64>().prop_map(StreamRequest::Reclaim),
+    ]
+}
+
+/// The body of a request about streams.
+fn stream_body(request: &StreamRequest) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut put = |field: &[u8]| bytes.extend_from_slice(field);
+    match *request {
+        StreamRequest::Open {
+            name,
+            mode,
+            hold_ms,
+        } => {
+            let (mode, depth) = mode.to_wire();
+            put(&name.to_wire());
+            [mode, depth, hold_ms, 0]
+                .iter()
+                .for_each(|field| put(&field.to_le_bytes()));
+        }
+        StreamRequest::Close(stream)
+        | StreamRequest::Acquire(stream)
+        | StreamRequest::Reclaim(stream) => put(&stream.to_le_bytes()),
+        StreamRequest::Buffer {
+            stream,
+            index,
+            enforcement,
+        } => {
+            put(&stream.to_le_bytes());
+            put(&index.to_le_bytes());
+            put(&enforcement.to_wire().to_le_bytes());
+        }
+        StreamRequest::Release { stream, sequence } => {
+            [stream, sequence]
+                .iter()
+                .for_each(|field| put(&field.to_le_bytes()));
+        }
+        StreamRequest::Stats { name, cursor } => {
+            put(&name.to_wire());
+            [cursor, 0]
+                .iter()
+                .for_each(|field| put(&field.to_le_bytes()));
+        }
+        StreamRequest::List { cursor, max } => {
+            [cursor, max.into()]
+                .iter()
+                .for_each(|field| put(&field.to_le_bytes()));
+        }
+        StreamRequest::Create { name, format } => {
+            put(&name.to_wire());
+            put(&[0; 8]);
+            put(format.unwrap_or_else(FromZeros::new_zeroed).as_bytes());
+        }
+        StreamRequest::Add { stream, handle } => {
+            [stream, handle.0]
+                .iter()
+                .for_each(|field| put(&field.to_le_bytes()));
+        }
+        StreamRequest::Queue {
+            stream,
+            index,
+            timestamp_ns,
+            flags,
+        } => {
+            [stream, timestamp_ns]
+                .iter()
+                .for_each(|field| put(&field.to_le_bytes()));
+            [index, flags]
+                .iter()
+                .for_each(|field| put(&field.to_le_bytes()));
+        }
+    }
+    bytes
 }
 
 proptest! {

@@ -46,17 +46,41 @@
 #define VIRTIO_DMABUF_FENCE_QUERY	0x22
 #define VIRTIO_DMABUF_RELEASE		0x23
 #define VIRTIO_DMABUF_HOLD		0x24
-/* 0x40-0x4f streams: reserved */
 #define VIRTIO_DMABUF_ALLOC		0x30
 #define VIRTIO_DMABUF_IMPORT		0x31
 #define VIRTIO_DMABUF_PUBLISH		0x32
 #define VIRTIO_DMABUF_WITHDRAW		0x33
 #define VIRTIO_DMABUF_HEAP_LIST		0x34
+#define VIRTIO_DMABUF_STREAM_OPEN	0x40
+#define VIRTIO_DMABUF_STREAM_CLOSE	0x41
+#define VIRTIO_DMABUF_STREAM_BUFFER	0x42
+#define VIRTIO_DMABUF_STREAM_ACQUIRE	0x43
+#define VIRTIO_DMABUF_STREAM_RELEASE	0x44
+#define VIRTIO_DMABUF_STREAM_STATS	0x45
+#define VIRTIO_DMABUF_STREAM_LIST	0x46
+#define VIRTIO_DMABUF_STREAM_CREATE	0x48
+#define VIRTIO_DMABUF_STREAM_ADD	0x49
+#define VIRTIO_DMABUF_STREAM_QUEUE	0x4a
+#define VIRTIO_DMABUF_STREAM_RECLAIM	0x4b
 
 /* Event kinds */
 #define VIRTIO_DMABUF_EVENT_ADDED	0x80000001U
 #define VIRTIO_DMABUF_EVENT_WITHDRAWN	0x80000002U
 #define VIRTIO_DMABUF_EVENT_RELEASED	0x80000003U
+#define VIRTIO_DMABUF_EVENT_FRAME	0x80000010U
+#define VIRTIO_DMABUF_EVENT_STREAM_WITHDRAWN	0x80000011U
+#define VIRTIO_DMABUF_EVENT_STREAM_ADDED	0x80000012U
+#define VIRTIO_DMABUF_EVENT_STREAM_FREE	0x80000013U
+
+/* Which frames a consumer of a stream gets */
+#define VIRTIO_DMABUF_MODE_LATEST	1
+#define VIRTIO_DMABUF_MODE_FIFO		2
+
+/* flags of a frame: FENCE_WAIT tells when it is finished */
+#define VIRTIO_DMABUF_FRAME_FENCED	1
+
+/* Most buffers of a stream, and most frames that wait for a consumer */
+#define VIRTIO_DMABUF_STREAM_BUFFERS	64
 
 /* Access: the values of O_RDONLY and O_RDWR */
 #define VIRTIO_DMABUF_RDONLY		0
@@ -331,6 +355,125 @@ struct virtio_dmabuf_hold {
 struct virtio_dmabuf_hold_resp {
 	__le32 timeout_ms;
 	__le32 reserved;
+};
+
+struct virtio_dmabuf_stream_open {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	__le32 mode;
+	__le32 depth;
+	__le32 hold_ms;
+	__le32 reserved;
+};
+
+struct virtio_dmabuf_stream_open_resp {
+	__le64 stream;
+	__le32 buffers;
+	__le32 hold_ms;
+	__le32 max_held;
+	__le32 reserved;
+	__le64 id;
+	struct virtio_dmabuf_format format;
+};
+
+/* STREAM_CLOSE, STREAM_ACQUIRE, STREAM_RECLAIM */
+struct virtio_dmabuf_stream {
+	__le64 stream;
+};
+
+/* Its reply is struct virtio_dmabuf_open_resp */
+struct virtio_dmabuf_stream_buffer {
+	__le64 stream;
+	__le32 index;
+	__le32 enforcement;
+};
+
+struct virtio_dmabuf_frame_resp {
+	__le64 sequence;
+	__le64 timestamp_ns;
+	__le64 skipped;
+	__le32 index;
+	__le32 flags;
+	__le32 hold_ms;
+	__le32 ready;
+};
+
+struct virtio_dmabuf_stream_release {
+	__le64 stream;
+	__le64 sequence;
+};
+
+struct virtio_dmabuf_stream_stats {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	__le32 cursor;
+	__le32 reserved;
+};
+
+struct virtio_dmabuf_stream_stats_resp {
+	__le64 produced;
+	__le32 buffers;
+	__le32 with_producer;
+	__le32 free;
+	__le32 consumers;
+	__le32 count;
+	__le32 next;
+	__le64 reserved;
+	/* struct virtio_dmabuf_consumer entries[count]; */
+};
+
+struct virtio_dmabuf_consumer {
+	__u8 peer[VIRTIO_DMABUF_NAME_LEN];
+	__le32 mode;
+	__le32 depth;
+	__le64 joined;
+	__le64 delivered;
+	__le64 skipped;
+	__le64 expired;
+	__le32 ready;
+	__le32 held;
+};
+
+/* An entry of STREAM_LIST, whose request and reply are those of LIST */
+struct virtio_dmabuf_stream_info {
+	__le64 id;
+	__le64 produced;
+	__le32 buffers;
+	__le32 consumers;
+	__le64 reserved;
+	struct virtio_dmabuf_format format;
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+struct virtio_dmabuf_stream_create {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	__le64 flags;
+	struct virtio_dmabuf_format format;
+};
+
+struct virtio_dmabuf_stream_create_resp {
+	__le64 stream;
+	__le64 id;
+};
+
+struct virtio_dmabuf_stream_add {
+	__le64 stream;
+	__le64 handle;
+};
+
+/* STREAM_ADD, STREAM_RECLAIM */
+struct virtio_dmabuf_stream_index_resp {
+	__le32 index;
+	__le32 reserved;
+};
+
+struct virtio_dmabuf_stream_queue {
+	__le64 stream;
+	__le64 timestamp_ns;
+	__le32 index;
+	__le32 flags;
+};
+
+struct virtio_dmabuf_stream_queue_resp {
+	__le64 sequence;
 };
 
 struct virtio_dmabuf_event {

@@ -13,3 +13,4 @@ mod fence_messages;
 mod files;
 mod messages;
 mod rust_types;
+mod stream_messages;

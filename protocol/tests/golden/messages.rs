@@ -69,6 +69,7 @@ pub fn all() -> Vec<(&'static str, Vec<u8>)> {
     all.extend(consumer());
     all.extend(producer());
     all.extend(crate::fence_messages::all());
+    all.extend(crate::stream_messages::all());
     all
 }
 

@@ -134,10 +134,11 @@ fn every_request_has_a_file_and_parses() {
         ("withdraw", Request::Withdraw(front)),
         ("heap_list", Request::HeapList { index: 1 }),
     ];
-    for (file, request) in expected {
+    let expected = [&expected[..], &crate::stream_messages::parsed()].concat();
+    for (file, request) in &expected {
         assert_eq!(
             Request::parse(&files::vector(&format!("{file}.request"))),
-            Ok(request),
+            Ok(*request),
             "{file}"
         );
     }

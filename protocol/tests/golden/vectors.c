@@ -15,6 +15,9 @@
 #define MAPPING 0x100000005ULL
 #define WAIT_TAG 0x8877665544332211ULL
 #define RELEASE_VALUE 0x0102030405060708ULL
+#define STREAM 0x200000001ULL
+#define SEQUENCE 0x11223344ULL
+#define TIMESTAMP 123456789012ULL
 #define MIB (1ULL << 20)
 
 static const __u8 uuid[16] = {
@@ -522,6 +525,218 @@ static void fence_layout(void)
 	FIELD(hold_resp, reserved);
 }
 
+static void stream_consumer(void)
+{
+	struct virtio_dmabuf_stream end = { .stream = L64(STREAM) };
+	struct virtio_dmabuf_stream_open open = {
+		.name = "front", .mode = L32(VIRTIO_DMABUF_MODE_FIFO),
+		.depth = L32(4), .hold_ms = L32(250),
+	};
+	struct virtio_dmabuf_stream_open_resp opened = {
+		.stream = L64(STREAM), .buffers = L32(5), .hold_ms = L32(250),
+		.max_held = L32(2), .id = L64(9),
+	};
+	struct virtio_dmabuf_stream_buffer buffer = {
+		.stream = L64(STREAM), .index = L32(3),
+		.enforcement = L32(VIRTIO_DMABUF_ENFORCE_DERIVED),
+	};
+	struct virtio_dmabuf_frame_resp frame = {
+		.sequence = L64(SEQUENCE), .timestamp_ns = L64(TIMESTAMP),
+		.skipped = L64(17), .index = L32(3),
+		.flags = L32(VIRTIO_DMABUF_FRAME_FENCED), .hold_ms = L32(250),
+		.ready = L32(1),
+	};
+	struct virtio_dmabuf_stream_release release = {
+		.stream = L64(STREAM), .sequence = L64(SEQUENCE),
+	};
+
+	set_format(&opened.format);
+	request("stream_open.request", VIRTIO_DMABUF_STREAM_OPEN, 20, &open, sizeof(open));
+	reply("stream_open.reply", VIRTIO_DMABUF_STREAM_OPEN, 20, 0, &opened, sizeof(opened));
+	request("stream_close.request", VIRTIO_DMABUF_STREAM_CLOSE, 21, &end, sizeof(end));
+	request("stream_buffer.request", VIRTIO_DMABUF_STREAM_BUFFER, 22, &buffer,
+		sizeof(buffer));
+	request("stream_acquire.request", VIRTIO_DMABUF_STREAM_ACQUIRE, 23, &end, sizeof(end));
+	reply("stream_acquire.reply", VIRTIO_DMABUF_STREAM_ACQUIRE, 23, 0, &frame,
+	      sizeof(frame));
+	reply("stream_acquire.empty", VIRTIO_DMABUF_STREAM_ACQUIRE, 23, 11, NULL, 0);
+	request("stream_release.request", VIRTIO_DMABUF_STREAM_RELEASE, 24, &release,
+		sizeof(release));
+}
+
+static void stream_lists(void)
+{
+	struct virtio_dmabuf_stream_stats ask = { .name = "front", .cursor = L32(2) };
+	struct {
+		struct virtio_dmabuf_stream_stats_resp head;
+		struct virtio_dmabuf_consumer entry;
+	} stats = {
+		.head = {
+			.produced = L64(1000), .buffers = L32(5),
+			.with_producer = L32(1), .free = L32(2),
+			.consumers = L32(3), .count = L32(1),
+		},
+		.entry = {
+			.peer = "cluster", .mode = L32(VIRTIO_DMABUF_MODE_LATEST),
+			.joined = L64(100), .delivered = L64(880),
+			.skipped = L64(19), .expired = L64(4),
+			.ready = L32(1), .held = L32(2),
+		},
+	};
+	struct virtio_dmabuf_list list = { .cursor = L64(8), .max = L32(1) };
+	struct {
+		struct virtio_dmabuf_list_resp head;
+		struct virtio_dmabuf_stream_info entry;
+	} listed = {
+		.head = { .count = L32(1), .next = L64(9) },
+		.entry = {
+			.id = L64(9), .produced = L64(1000), .buffers = L32(5),
+			.consumers = L32(3), .name = "front",
+		},
+	};
+
+	set_format(&listed.entry.format);
+	request("stream_stats.request", VIRTIO_DMABUF_STREAM_STATS, 25, &ask, sizeof(ask));
+	reply("stream_stats.reply", VIRTIO_DMABUF_STREAM_STATS, 25, 0, &stats, sizeof(stats));
+	request("stream_list.request", VIRTIO_DMABUF_STREAM_LIST, 26, &list, sizeof(list));
+	reply("stream_list.reply", VIRTIO_DMABUF_STREAM_LIST, 26, 0, &listed, sizeof(listed));
+}
+
+static void stream_producer(void)
+{
+	struct virtio_dmabuf_stream end = { .stream = L64(STREAM) };
+	struct virtio_dmabuf_stream_create create = { .name = "front" };
+	struct virtio_dmabuf_stream_create_resp created = {
+		.stream = L64(STREAM), .id = L64(9),
+	};
+	struct virtio_dmabuf_stream_add add = {
+		.stream = L64(STREAM), .handle = L64(HANDLE),
+	};
+	struct virtio_dmabuf_stream_index_resp index = { .index = L32(3) };
+	struct virtio_dmabuf_stream_queue queue = {
+		.stream = L64(STREAM), .timestamp_ns = L64(TIMESTAMP),
+		.index = L32(3), .flags = L32(VIRTIO_DMABUF_FRAME_FENCED),
+	};
+	struct virtio_dmabuf_stream_queue_resp queued = { .sequence = L64(SEQUENCE) };
+
+	set_format(&create.format);
+	request("stream_create.request", VIRTIO_DMABUF_STREAM_CREATE, 27, &create,
+		sizeof(create));
+	reply("stream_create.reply", VIRTIO_DMABUF_STREAM_CREATE, 27, 0, &created,
+	      sizeof(created));
+	request("stream_add.request", VIRTIO_DMABUF_STREAM_ADD, 28, &add, sizeof(add));
+	reply("stream_add.reply", VIRTIO_DMABUF_STREAM_ADD, 28, 0, &index, sizeof(index));
+	request("stream_queue.request", VIRTIO_DMABUF_STREAM_QUEUE, 29, &queue, sizeof(queue));
+	reply("stream_queue.reply", VIRTIO_DMABUF_STREAM_QUEUE, 29, 0, &queued, sizeof(queued));
+	request("stream_reclaim.request", VIRTIO_DMABUF_STREAM_RECLAIM, 30, &end, sizeof(end));
+	reply("stream_reclaim.reply", VIRTIO_DMABUF_STREAM_RECLAIM, 30, 0, &index,
+	      sizeof(index));
+}
+
+static void stream_event(const char *name, __u32 kind, __u64 sequence, __u64 about)
+{
+	struct virtio_dmabuf_event event = {
+		.kind = L32(kind), .sequence = L64(sequence),
+		.buffer = L64(about), .name = "front",
+	};
+
+	plain(name, &event, sizeof(event));
+}
+
+static void stream_events(void)
+{
+	stream_event("event.frame", VIRTIO_DMABUF_EVENT_FRAME, 4, STREAM);
+	stream_event("event.stream_withdrawn", VIRTIO_DMABUF_EVENT_STREAM_WITHDRAWN, 5, STREAM);
+	stream_event("event.stream_added", VIRTIO_DMABUF_EVENT_STREAM_ADDED, 6, 9);
+	stream_event("event.stream_free", VIRTIO_DMABUF_EVENT_STREAM_FREE, 7, STREAM);
+}
+
+static void stream_layout(void)
+{
+	SIZE(stream_open);
+	FIELD(stream_open, name);
+	FIELD(stream_open, mode);
+	FIELD(stream_open, depth);
+	FIELD(stream_open, hold_ms);
+	FIELD(stream_open, reserved);
+	SIZE(stream_open_resp);
+	FIELD(stream_open_resp, stream);
+	FIELD(stream_open_resp, buffers);
+	FIELD(stream_open_resp, hold_ms);
+	FIELD(stream_open_resp, max_held);
+	FIELD(stream_open_resp, reserved);
+	FIELD(stream_open_resp, id);
+	FIELD(stream_open_resp, format);
+	SIZE(stream);
+	FIELD(stream, stream);
+	SIZE(stream_buffer);
+	FIELD(stream_buffer, stream);
+	FIELD(stream_buffer, index);
+	FIELD(stream_buffer, enforcement);
+	SIZE(frame_resp);
+	FIELD(frame_resp, sequence);
+	FIELD(frame_resp, timestamp_ns);
+	FIELD(frame_resp, skipped);
+	FIELD(frame_resp, index);
+	FIELD(frame_resp, flags);
+	FIELD(frame_resp, hold_ms);
+	FIELD(frame_resp, ready);
+	SIZE(stream_release);
+	FIELD(stream_release, stream);
+	FIELD(stream_release, sequence);
+	SIZE(stream_stats);
+	FIELD(stream_stats, name);
+	FIELD(stream_stats, cursor);
+	FIELD(stream_stats, reserved);
+	SIZE(stream_stats_resp);
+	FIELD(stream_stats_resp, produced);
+	FIELD(stream_stats_resp, buffers);
+	FIELD(stream_stats_resp, with_producer);
+	FIELD(stream_stats_resp, free);
+	FIELD(stream_stats_resp, consumers);
+	FIELD(stream_stats_resp, count);
+	FIELD(stream_stats_resp, next);
+	FIELD(stream_stats_resp, reserved);
+	SIZE(consumer);
+	FIELD(consumer, peer);
+	FIELD(consumer, mode);
+	FIELD(consumer, depth);
+	FIELD(consumer, joined);
+	FIELD(consumer, delivered);
+	FIELD(consumer, skipped);
+	FIELD(consumer, expired);
+	FIELD(consumer, ready);
+	FIELD(consumer, held);
+	SIZE(stream_info);
+	FIELD(stream_info, id);
+	FIELD(stream_info, produced);
+	FIELD(stream_info, buffers);
+	FIELD(stream_info, consumers);
+	FIELD(stream_info, reserved);
+	FIELD(stream_info, format);
+	FIELD(stream_info, name);
+	SIZE(stream_create);
+	FIELD(stream_create, name);
+	FIELD(stream_create, flags);
+	FIELD(stream_create, format);
+	SIZE(stream_create_resp);
+	FIELD(stream_create_resp, stream);
+	FIELD(stream_create_resp, id);
+	SIZE(stream_add);
+	FIELD(stream_add, stream);
+	FIELD(stream_add, handle);
+	SIZE(stream_index_resp);
+	FIELD(stream_index_resp, index);
+	FIELD(stream_index_resp, reserved);
+	SIZE(stream_queue);
+	FIELD(stream_queue, stream);
+	FIELD(stream_queue, timestamp_ns);
+	FIELD(stream_queue, index);
+	FIELD(stream_queue, flags);
+	SIZE(stream_queue_resp);
+	FIELD(stream_queue_resp, sequence);
+}
+
 int main(void)
 {
 	fixed();
@@ -532,7 +747,12 @@ int main(void)
 	syncs();
 	fences();
 	releases();
+	stream_consumer();
+	stream_lists();
+	stream_producer();
+	stream_events();
 	layout();
 	fence_layout();
+	stream_layout();
 	return 0;
 }
