@@ -71,6 +71,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
         host.heaps
             .insert(options.name.clone(), Box::new(PoolHeap(pool)));
     }
+    host.streams.start()?;
     let host = Arc::new(host);
     for buffer in &config.buffers {
         predeclare(&host, buffer).map_err(|status| Error::Buffer {

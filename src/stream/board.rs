@@ -38,6 +38,17 @@ impl Ring {
         Some(first)
     }
 
+    /// Takes one out of the middle; whether it was there.
+    fn remove(&mut self, index: u8) -> bool {
+        let before = self.len;
+        for _ in 0..before {
+            if let Some(item) = self.pop().filter(|item| *item != index) {
+                self.push(item);
+            }
+        }
+        self.len < before
+    }
+
     fn first(&self) -> Option<u8> {
         (self.len > 0)
             .then(|| self.items.get(self.head).copied())
@@ -313,12 +324,11 @@ impl Board {
         };
         let index = u8::try_from(oldest.frame.index).unwrap_or(u8::MAX);
         for number in 0..self.lanes.len() {
-            // A consumer's ready frames are in order: the oldest of all is its first, or not there.
             let lane = self.lanes.get_mut(number).and_then(Option::as_mut);
-            let Some(lane) = lane.filter(|lane| lane.ready.first() == Some(index)) else {
+            let Some(lane) = lane else { continue };
+            if !lane.ready.remove(index) {
                 continue;
-            };
-            lane.ready.pop();
+            }
             lane.counters.skipped += 1;
             self.drop_ready(index);
         }

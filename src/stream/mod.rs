@@ -429,7 +429,7 @@ impl Streams {
         session: &Arc<Subscription>,
     ) -> Result<Producer, Status> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let watch = self.watch()?;
+        let watch = self.watch().map_err(|_| Status::ENOMEM)?;
         let mut by_name = lock(&self.list.by_name);
         if by_name.contains_key(&name) {
             return Err(Status::EEXIST);
@@ -510,8 +510,15 @@ impl Streams {
         (streams, more)
     }
 
-    /// Started with the first stream.
-    fn watch(&self) -> Result<Arc<Watch>, Status> {
+    /// Starts the thread that ends holds, instead of with the first stream.
+    ///
+    /// # Errors
+    /// EAGAIN: no thread can be made.
+    pub fn start(&self) -> std::io::Result<()> {
+        self.watch().map(drop)
+    }
+
+    fn watch(&self) -> std::io::Result<Arc<Watch>> {
         let mut watch = lock(&self.watch);
         if let Some(watch) = watch.as_ref() {
             return Ok(Arc::clone(watch));
@@ -520,8 +527,7 @@ impl Streams {
         let started = Watch::start(move |now| {
             let streams: Vec<_> = lock(&list.upgrade()?.by_name).values().cloned().collect();
             Some(streams.iter().filter_map(|stream| stream.expire(now)).min())
-        })
-        .map_err(|_| Status::ENOMEM)?;
+        })?;
         Ok(Arc::clone(watch.insert(started)))
     }
 }

@@ -53,7 +53,15 @@ proptest! {
                         board.queue(index, 7, 0).unwrap();
                         prop_assert_eq!(board.queue(index, 7, 0), Err(Status::EBUSY));
                     }
-                    None => own.extend(board.reclaim()),
+                    None => match board.reclaim() {
+                        Some(index) => own.push(index),
+                        None => {
+                            let mut held: Vec<u64> = seen.iter().flat_map(|consumer| &consumer.held).map(|(sequence, _)| *sequence).collect();
+                            held.sort_unstable();
+                            held.dedup();
+                            prop_assert_eq!(held.len(), usize::try_from(buffers).unwrap(), "only holds keep a buffer from the producer");
+                        }
+                    },
                 },
                 2 => match board.acquire(lane, now) {
                     Ok(got) => {
@@ -115,6 +123,23 @@ fn a_consumer_that_never_acquires_costs_the_producer_nothing() {
     }
     let (_, counters, ready, _) = board.counters(lane).unwrap();
     assert_eq!((counters.skipped, ready), (1000, 2));
+}
+
+#[test]
+fn a_frame_behind_a_held_one_is_taken_back() {
+    let mut board = board(2);
+    let sleeps = board.join(ConsumeMode::Fifo(64), 2, HOLD).unwrap();
+    let holds = board.join(ConsumeMode::Fifo(64), 2, HOLD).unwrap();
+    board.queue(0, 0, 0).unwrap();
+    board.acquire(holds, Instant::now()).unwrap();
+    board.queue(1, 0, 0).unwrap();
+    assert_eq!(board.reclaim(), Some(1));
+    assert_eq!(board.counters(sleeps).unwrap().1.skipped, 1);
+    assert_eq!(
+        board.counters(sleeps).unwrap().2,
+        1,
+        "the first one is still ready"
+    );
 }
 
 #[test]

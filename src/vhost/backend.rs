@@ -8,7 +8,8 @@ use super::window::MapperShared;
 use crate::session::FenceCounts;
 use crate::sys::{self, EventFd};
 use dmabuf_protocol::{
-    DeviceConfig, FEATURE_ALLOC, FEATURE_FENCE, FEATURE_STATIC_WINDOW, NUM_QUEUES, QUEUE_CONTROL,
+    DeviceConfig, FEATURE_ALLOC, FEATURE_FENCE, FEATURE_STATIC_WINDOW, FEATURE_STREAM, NUM_QUEUES,
+    QUEUE_CONTROL,
 };
 use rustix::fd::{AsFd, AsRawFd, RawFd};
 use std::io;
@@ -109,6 +110,7 @@ impl VhostUserBackend for Backend {
         fixed
             | alloc
             | 1 << FEATURE_FENCE
+            | 1 << FEATURE_STREAM
             | 1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
             | 1 << VIRTIO_RING_F_INDIRECT_DESC

@@ -41,3 +41,4 @@ mod memory;
 mod requests;
 mod rings;
 mod static_window;
+mod streams;

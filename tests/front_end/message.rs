@@ -48,6 +48,17 @@ pub fn one_of_each() -> Vec<(OpCode, Vec<u8>)> {
             OpCode::Publish => make(publish_body(9, "t/none", 0).as_bytes()),
             OpCode::Withdraw => make(&name("t/none")),
             OpCode::HeapList => make(&[0; 8]),
+            OpCode::StreamOpen => make(stream_open_body("t/none", wire::MODE_LATEST, 0).as_bytes()),
+            OpCode::StreamClose | OpCode::StreamAcquire | OpCode::StreamReclaim => {
+                make(&9u64.to_le_bytes())
+            }
+            OpCode::StreamBuffer | OpCode::StreamRelease | OpCode::StreamAdd => {
+                make(&[9u64.to_le_bytes(), [0; 8]].concat())
+            }
+            OpCode::StreamStats => make(&[&name("t/none")[..], &[0; 8]].concat()),
+            OpCode::StreamList => make(wire::ListRequest::new_zeroed().as_bytes()),
+            OpCode::StreamCreate => make(stream_create_body("t/none").as_bytes()),
+            OpCode::StreamQueue => make(&[&9u64.to_le_bytes()[..], &[0; 16]].concat()),
         };
         (op, request)
     });
@@ -60,6 +71,22 @@ pub fn usage_body(handle: u64, usage: u32, timeout_ms: u32) -> wire::FenceWaitRe
         handle: handle.into(),
         usage: usage.into(),
         timeout_ms: timeout_ms.into(),
+    }
+}
+
+pub fn stream_open_body(stream: &str, mode: u32, depth: u32) -> wire::StreamOpenRequest {
+    wire::StreamOpenRequest {
+        name: name(stream),
+        mode: mode.into(),
+        depth: depth.into(),
+        ..FromZeros::new_zeroed()
+    }
+}
+
+pub fn stream_create_body(stream: &str) -> wire::StreamCreateRequest {
+    wire::StreamCreateRequest {
+        name: name(stream),
+        ..FromZeros::new_zeroed()
     }
 }
 

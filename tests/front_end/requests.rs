@@ -100,6 +100,11 @@ fn refuse_malformed(peer: &mut impl Peer) {
             OpCode::Open => &[16 + 63],
             OpCode::Withdraw => &[16 + 63],
             OpCode::HeapList => &[20, 23],
+            OpCode::StreamOpen => &[16 + 63, 16 + 76, 16 + 79],
+            OpCode::StreamStats => &[16 + 63, 16 + 68, 16 + 71],
+            OpCode::StreamList => &[28, 31],
+            OpCode::StreamCreate => &[16 + 63, 16 + 64, 16 + 71, 16 + 128, 16 + 135],
+            OpCode::StreamQueue => &[16 + 20, 16 + 23],
             _ => &[],
         };
         for &at in [4, 5, 6, 7].iter().chain(reserved) {
