@@ -175,10 +175,9 @@ impl Session {
         let fit = entries::<wire::StreamStatsReply, wire::ConsumerInfo>(capacity);
         let from = usize::try_from(cursor).unwrap_or(usize::MAX);
         // One more than fits tells whether there is another page.
-        let mut consumers = stream.consumers(from, fit.saturating_add(1));
+        let (stats, mut consumers) = stream.consumers(from, fit.saturating_add(1));
         let next = consumers.get(fit).map_or(0, |(number, _)| *number);
         consumers.truncate(fit);
-        let stats = stream.stats();
         let head = wire::StreamStatsReply {
             produced: stats.produced.into(),
             buffers: stats.buffers.into(),

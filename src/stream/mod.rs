@@ -148,6 +148,20 @@ struct State {
     withdrawn: bool,
 }
 
+impl State {
+    fn stats(&self) -> Stats {
+        let (buffers, with_producer, free) = self.board.buffers();
+        let consumers = self.bells.iter().flatten().count();
+        Stats {
+            produced: self.board.produced(),
+            buffers,
+            with_producer,
+            free,
+            consumers: u32::try_from(consumers).unwrap_or(u32::MAX),
+        }
+    }
+}
+
 impl Stream {
     /// Its name.
     #[must_use]
@@ -189,37 +203,26 @@ impl Stream {
     /// How it is.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let state = self.lock();
-        let (buffers, with_producer, free) = state.board.buffers();
-        let consumers = state.bells.iter().flatten().count();
-        Stats {
-            produced: state.board.produced(),
-            buffers,
-            with_producer,
-            free,
-            consumers: u32::try_from(consumers).unwrap_or(u32::MAX),
-        }
+        self.lock().stats()
     }
 
-    /// Its consumers with a number from `from` on, each with its number.
+    /// How it is, and up to `max` of its consumers with a number from `from` on, each with its number; all at one moment.
     #[must_use]
-    pub fn consumers(&self, from: usize, max: usize) -> Vec<(usize, ConsumerStats)> {
+    pub fn consumers(&self, from: usize, max: usize) -> (Stats, Vec<(usize, ConsumerStats)>) {
         let state = self.lock();
         let bells = state.bells.iter().enumerate().skip(from);
-        bells
-            .filter_map(|(number, bell)| {
-                let (mode, counters, ready, held) = state.board.counters(number)?;
-                let stats = ConsumerStats {
-                    peer: bell.as_ref()?.peer,
-                    mode,
-                    counters,
-                    ready,
-                    held,
-                };
-                Some((number, stats))
-            })
-            .take(max)
-            .collect()
+        let consumers = bells.filter_map(|(number, bell)| {
+            let (mode, counters, ready, held) = state.board.counters(number)?;
+            let stats = ConsumerStats {
+                peer: bell.as_ref()?.peer,
+                mode,
+                counters,
+                ready,
+                held,
+            };
+            Some((number, stats))
+        });
+        (state.stats(), consumers.take(max).collect())
     }
 
     fn expire(&self, now: Instant) -> Option<Instant> {

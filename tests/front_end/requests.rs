@@ -315,7 +315,15 @@ fn producers_requests_are_not_for_virtqueues() {
     for (op, bytes) in one_of_each() {
         let producers = matches!(
             op,
-            OpCode::Alloc | OpCode::Import | OpCode::Publish | OpCode::Withdraw | OpCode::HeapList
+            OpCode::Alloc
+                | OpCode::Import
+                | OpCode::Publish
+                | OpCode::Withdraw
+                | OpCode::HeapList
+                | OpCode::StreamCreate
+                | OpCode::StreamAdd
+                | OpCode::StreamQueue
+                | OpCode::StreamReclaim
         );
         let status = vm.exchange(&bytes).status;
         // An IMPORT without an fd is malformed anyhow.
