@@ -175,14 +175,13 @@ impl<H: Hal> Control<H> {
     ) -> Result<()> {
         let Ok(body) = late.body() else { return Ok(()) };
         let undo = match late.sent.op {
-            OpCode::Open | OpCode::Derive | OpCode::Alloc => {
-                reply::handle(body).map(|it| (OpCode::Close, it.0))
-            }
-            OpCode::Map => reply::mapping(body).map(|it| (OpCode::Unmap, it.0)),
+            OpCode::Open | OpCode::Derive | OpCode::Alloc | OpCode::StreamBuffer => OpCode::Close,
+            OpCode::Map => OpCode::Unmap,
+            OpCode::StreamOpen => OpCode::StreamClose,
             _ => return Ok(()),
         };
-        if let Ok((op, number)) = undo {
-            let sent = self.send(transport, slot, op, U64::new(number).as_bytes())?;
+        if let Ok(number) = reply::number(body) {
+            let sent = self.send(transport, slot, undo, U64::new(number).as_bytes())?;
             self.set(slot, Slot::Late(sent));
         }
         Ok(())

@@ -15,8 +15,9 @@ use core::time::Duration;
 use dmabuf_protocol::config::CONFIG_MAGIC;
 use dmabuf_protocol::request::OpCode;
 use dmabuf_protocol::{
-    Access, DeviceConfig, Enforcement, FEATURE_ALLOC, FEATURE_FENCE, FEATURE_STATIC_WINDOW, Flags,
-    Handle, MappingId, Name, PAGE_SIZE, QUEUE_CONTROL, QUEUE_FENCE, VERSION, wire,
+    Access, DeviceConfig, Enforcement, FEATURE_ALLOC, FEATURE_FENCE, FEATURE_STATIC_WINDOW,
+    FEATURE_STREAM, Flags, Handle, MappingId, Name, PAGE_SIZE, QUEUE_CONTROL, QUEUE_FENCE, VERSION,
+    wire,
 };
 use virtio_drivers::Hal;
 use virtio_drivers::transport::{DeviceStatus, InterruptStatus, Transport};
@@ -29,6 +30,7 @@ bitflags! {
     struct Features: u64 {
         const ALLOC = 1 << FEATURE_ALLOC;
         const FENCE = 1 << FEATURE_FENCE;
+        const STREAM = 1 << FEATURE_STREAM;
         const STATIC_WINDOW = 1 << FEATURE_STATIC_WINDOW;
         const VERSION_1 = 1 << 32;
     }
@@ -143,13 +145,8 @@ impl<H: Hal, T: Transport, W: Windows, P: Platform> Device<H, T, W, P> {
     pub fn list(&mut self, mut each: impl FnMut(&Buffer) -> ControlFlow<()>) -> Result<()> {
         let mut cursor = 0;
         loop {
-            let request = wire::ListRequest {
-                cursor: U64::new(cursor),
-                max: U32::ZERO,
-                reserved: U32::ZERO,
-            };
-            let reply = self.call(OpCode::List, &request)?;
-            let page = reply::page(reply.body()?, cursor)?;
+            let reply = self.call(OpCode::List, &reply::list_request(cursor))?;
+            let page = reply::page::<wire::BufferInfo>(reply.body()?, cursor)?;
             for entry in page.entries {
                 if each(&reply::buffer(entry)?).is_break() {
                     return Ok(());

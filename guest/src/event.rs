@@ -1,33 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The event queue: buffers come and go.
+//! The event queue: buffers and streams come and go, frames are ready.
 
 use crate::error::{Error, Result};
 use crate::sys::{MAX_SLOTS, SlotQueue};
-use dmabuf_protocol::{BufferId, Name, QUEUE_EVENT, wire};
+use dmabuf_protocol::{Name, QUEUE_EVENT, wire};
 use virtio_drivers::Hal;
 use virtio_drivers::transport::Transport;
 use zerocopy::{FromZeros, IntoBytes};
 
-/// What happened to a buffer. It tells that a grant covers the buffer, not that OPEN will succeed.
+/// What happened to a buffer or stream. It tells that a grant covers the buffer, not that OPEN will succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     /// What.
     pub change: Change,
-    /// The buffer's number.
-    pub buffer: BufferId,
-    /// The name it has, or had.
+    /// The buffer's or stream's number; for [`Change::Frame`] and [`Change::StreamEnded`] that of the consumer.
+    pub subject: u64,
+    /// The buffer's or stream's name.
     pub name: Name,
     /// Events before this one were lost: LIST again.
     pub lost: bool,
 }
 
-/// A change of the list of buffers.
+/// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It was published.
+    /// A buffer was published.
     Added,
-    /// It was withdrawn. Handles and mappings of it stay valid.
+    /// A buffer was withdrawn. Handles and mappings of it stay valid.
     Withdrawn,
+    /// A stream was created.
+    StreamAdded,
+    /// A frame is ready for this consumer, after there was none.
+    Frame,
+    /// This consumer's stream has ended.
+    StreamEnded,
 }
 
 /// The queue, always full of buffers for the device to write to.
@@ -87,15 +93,17 @@ impl<H: Hal> Events<H> {
         let change = match event.kind.get() {
             wire::EVENT_BUFFER_ADDED => Change::Added,
             wire::EVENT_BUFFER_WITHDRAWN => Change::Withdrawn,
+            wire::EVENT_STREAM_ADDED => Change::StreamAdded,
+            wire::EVENT_FRAME => Change::Frame,
+            wire::EVENT_STREAM_WITHDRAWN => Change::StreamEnded,
             _ => return Ok(None),
         };
         let Ok(name) = Name::from_wire(event.name) else {
             return Err(Error::Protocol("an event's name"));
         };
-        let buffer = BufferId(event.buffer.get());
         Ok(Some(Event {
             change,
-            buffer,
+            subject: event.buffer.get(),
             name,
             lost: core::mem::take(&mut self.lost),
         }))

@@ -13,6 +13,7 @@ mod mapping;
 pub mod pci;
 mod producer;
 mod reply;
+mod stream;
 mod sync;
 mod sys;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use error::{Error, Result};
 pub use event::{Change, Event};
 pub use mapping::Mapping;
 pub use reply::{Buffer, Heap, Info};
+pub use stream::{Frame, Stream, StreamInfo};
 pub use sync::Fences;
 
 /// How long a reply is waited for unless [`Device::set_time_limit`] says otherwise. Twice the device's own limit for

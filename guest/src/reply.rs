@@ -4,15 +4,17 @@
 //! Pure functions: no device, no transport.
 
 use crate::error::{Error, Result};
+use crate::stream::{Frame, Stream, StreamInfo};
 use crate::sync::Fences;
+use core::time::Duration;
 use dmabuf_protocol::request::{Format, OpCode, checked_format};
 use dmabuf_protocol::wire::{self, BufferInfo};
 use dmabuf_protocol::{
     Access, BufferId, Enforcement, Handle, HeapKind, MappingId, Name, PAGE_SIZE, Status, Uuid,
     VERSION,
 };
-use zerocopy::FromBytes;
-use zerocopy::little_endian::U64;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// A buffer, as LIST and OPEN describe it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +71,9 @@ pub(crate) struct Place {
     pub window: Option<Uuid>,
 }
 
-/// One page of LIST.
-pub(crate) struct Page<'a> {
-    pub entries: &'a [BufferInfo],
+/// One page of LIST or STREAM_LIST.
+pub(crate) struct Page<'a, E> {
+    pub entries: &'a [E],
     /// 0: there are no more.
     pub next: u64,
 }
@@ -142,29 +144,100 @@ pub(crate) fn heap(body: &[u8], index: u32) -> Result<(Heap, u32)> {
     }
 }
 
-/// A page of LIST whose request had this cursor. The entries are in order, and `next` gets on: a list always ends.
-pub(crate) fn page(body: &[u8], cursor: u64) -> Result<Page<'_>> {
+/// An entry of LIST or STREAM_LIST.
+pub(crate) trait Entry: FromBytes + Immutable + KnownLayout {
+    fn id(&self) -> u64;
+}
+
+impl Entry for BufferInfo {
+    fn id(&self) -> u64 {
+        self.id.get()
+    }
+}
+
+impl Entry for wire::StreamInfo {
+    fn id(&self) -> u64 {
+        self.id.get()
+    }
+}
+
+/// The body of LIST and STREAM_LIST.
+pub(crate) fn list_request(cursor: u64) -> wire::ListRequest {
+    wire::ListRequest {
+        cursor: U64::new(cursor),
+        max: U32::ZERO,
+        reserved: U32::ZERO,
+    }
+}
+
+/// A page of a list whose request had this cursor. The entries are in order, and `next` gets on.
+pub(crate) fn page<E: Entry>(body: &[u8], cursor: u64) -> Result<Page<'_, E>> {
     let Ok((head, rest)) = wire::ListReply::ref_from_prefix(body) else {
         return wrong("a reply's length");
     };
-    let Ok(entries) = <[BufferInfo]>::ref_from_bytes(rest) else {
+    let Ok(entries) = <[E]>::ref_from_bytes(rest) else {
         return wrong("a reply's length");
     };
     if usize::try_from(head.count.get()) != Ok(entries.len()) {
-        return wrong("LIST has another number of entries than it says");
+        return wrong("a list has another number of entries than it says");
     }
     let mut last = cursor;
     for entry in entries {
-        if entry.id.get() <= last {
-            return wrong("LIST isn't in order");
+        if entry.id() <= last {
+            return wrong("a list isn't in order");
         }
-        last = entry.id.get();
+        last = entry.id();
     }
     let next = head.next.get();
     if next != 0 && (next != last || entries.is_empty()) {
-        return wrong("LIST goes on somewhere else");
+        return wrong("a list goes on somewhere else");
     }
     Ok(Page { entries, next })
+}
+
+pub(crate) fn stream_info(info: &wire::StreamInfo) -> Result<StreamInfo> {
+    Ok(StreamInfo {
+        id: info.id.get(),
+        name: Name::from_wire(info.name).or(wrong("a stream's name"))?,
+        produced: info.produced.get(),
+        buffers: info.buffers.get(),
+        consumers: info.consumers.get(),
+        format: checked_format(info.format).or(wrong("a stream's format"))?,
+    })
+}
+
+/// A STREAM_OPEN reply.
+pub(crate) fn stream(body: &[u8]) -> Result<Stream> {
+    let reply: wire::StreamOpenReply = exact(body)?;
+    let (hold_ms, max_held) = (reply.hold_ms.get(), reply.max_held.get());
+    if hold_ms == 0 || max_held == 0 || reply.buffers.get() > wire::STREAM_MAX_BUFFERS {
+        return wrong("a stream's terms");
+    }
+    Ok(Stream {
+        number: number(body)?,
+        buffers: reply.buffers.get(),
+        hold: Duration::from_millis(hold_ms.into()),
+        max_held,
+        format: checked_format(reply.format).or(wrong("a stream's format"))?,
+        last: 0,
+    })
+}
+
+/// A STREAM_ACQUIRE reply.
+pub(crate) fn frame(body: &[u8]) -> Result<Frame> {
+    let reply: wire::FrameReply = exact(body)?;
+    if reply.index.get() >= wire::STREAM_MAX_BUFFERS {
+        return wrong("a frame's buffer");
+    }
+    Ok(Frame {
+        sequence: reply.sequence.get(),
+        timestamp: Duration::from_nanos(reply.timestamp_ns.get()),
+        skipped: reply.skipped.get(),
+        index: reply.index.get(),
+        fenced: reply.flags.get() & wire::FRAME_FENCED != 0,
+        hold: Duration::from_millis(reply.hold_ms.get().into()),
+        ready: reply.ready.get(),
+    })
 }
 
 pub(crate) fn buffer(info: &BufferInfo) -> Result<Buffer> {
@@ -194,11 +267,12 @@ pub(crate) fn buffer(info: &BufferInfo) -> Result<Buffer> {
     })
 }
 
-/// The number that an OPEN, DERIVE or MAP reply starts with: what has to be given back if the rest is wrong.
-fn number(body: &[u8]) -> Result<u64> {
+/// The number that the reply of an OPEN, DERIVE, MAP or STREAM_OPEN starts with: what has to be given back if the rest is
+/// wrong.
+pub(crate) fn number(body: &[u8]) -> Result<u64> {
     match U64::read_from_prefix(body) {
         Ok((number, _)) if number.get() != 0 => Ok(number.get()),
-        _ => wrong("a handle or mapping"),
+        _ => wrong("a number that isn't there"),
     }
 }
 

@@ -8,5 +8,6 @@ mod late;
 mod lies;
 mod pci;
 mod requests;
+mod streams;
 mod sync;
 mod transport;

@@ -211,6 +211,7 @@ fn events(device: &mut Device<'_>, count: u32, out: &mut Serial) -> Result<(), F
         let change = match event.change {
             Change::Added => "added",
             Change::Withdrawn => "withdrawn",
+            _ => continue,
         };
         writeln!(out, "{change} {}", event.name)?;
         left -= 1;

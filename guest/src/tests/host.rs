@@ -2,10 +2,12 @@
 //! A small fake host: it answers at once, in the notification, unless it is told to lie or to wait.
 
 use super::hal::{FakeHal, device_memory, peek, poke};
+use super::streams::Frames;
 pub use super::transport::start;
 use super::transport::{FakeClock, FakeTransport, FakeWindows};
 use crate::{Device, Result};
 use dmabuf_protocol::request::{Envelope, Request};
+use dmabuf_protocol::stream::StreamRequest;
 use dmabuf_protocol::{
     Access, DeviceConfig, Enforcement, Handle, MappingId, Name, OpCode, Status, Uuid, WindowHeader,
     wire,
@@ -71,6 +73,7 @@ pub struct Host {
     /// Buffers of the brackets that are open.
     pub brackets: Vec<u64>,
     pub released: u64,
+    pub frames: Frames,
 }
 
 pub type Shared = Rc<RefCell<Host>>;
@@ -113,6 +116,7 @@ impl Host {
             vms_window: true,
             brackets: Vec::new(),
             released: 0,
+            frames: Frames::default(),
         }))
     }
 
@@ -326,6 +330,13 @@ impl Host {
             Request::Release { value, .. } => {
                 self.released = value;
                 Ok(Vec::new())
+            }
+            Request::Stream(StreamRequest::Buffer { index, .. }) => {
+                Ok(self.opened(u64::from(index) + 1, Access::ReadOnly))
+            }
+            Request::Stream(request) => {
+                let number = self.number();
+                self.frames.carry_out(request, number)
             }
             other => panic!("the driver sent {other:?}"),
         }

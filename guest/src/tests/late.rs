@@ -7,7 +7,7 @@ use crate::{Error, TIME_LIMIT};
 use dmabuf_protocol::{Access, Enforcement, OpCode};
 
 /// Lets the host answer what it has held back.
-fn go_on(host: &Shared) {
+pub fn go_on(host: &Shared) {
     let mut host = host.borrow_mut();
     host.holding = false;
     for chain in core::mem::take(&mut host.held) {

@@ -113,7 +113,7 @@ fn a_buffer_that_can_not_be() {
     }
     let host = lying(OpCode::Open, HEAD, &[0; 8]);
     let refused = open_and_map(&host, Access::ReadOnly);
-    assert_eq!(refused, Err(Error::Protocol("a handle or mapping")));
+    assert_eq!(refused, Err(Error::Protocol("a number that isn't there")));
 }
 
 #[test]
