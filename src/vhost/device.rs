@@ -48,7 +48,7 @@ pub struct Device {
     /// Chains whose requests are not answered yet, by token.
     waiting: HashMap<u64, Waiting>,
     next_token: u64,
-    /// Replies that came while the device was stopped.
+    /// Replies that came while the device, or their queue, was stopped.
     stopped: Vec<Done>,
     /// An event for which there was no space.
     event: Option<Event>,
@@ -112,6 +112,11 @@ impl Device {
         if queue == QUEUE_CONTROL && !self.shared.running().now() {
             self.start(vrings);
         }
+        if self.shared.running().now() {
+            for done in std::mem::take(&mut self.stopped) {
+                self.reply(vrings, done);
+            }
+        }
         match queue {
             QUEUE_EVENT => self.send_events(vrings),
             _ => self.take_requests(queue, vrings),
@@ -135,9 +140,6 @@ impl Device {
             self.event = None;
         }
         self.shared.running().set(true);
-        for done in std::mem::take(&mut self.stopped) {
-            self.reply(vrings, done);
-        }
     }
 
     fn take_requests(&mut self, queue: u16, vrings: &[Vring]) {
@@ -242,6 +244,12 @@ impl Device {
         };
         if self.is_broken(queue) {
             return;
+        }
+        // Stopped with, before or after the control queue: its turn comes when it is kicked again.
+        if !is_live(&vring.get_ref()) {
+            self.waiting
+                .insert(done.token, Waiting { queue, head, space });
+            return self.stopped.push(done);
         }
         match space.write(&self.memory.memory(), &done.reply) {
             Ok(()) => self.give_back(queue, vring, head, done.reply.len()),

@@ -273,6 +273,19 @@ fn a_guest_waits_for_the_hosts_fence_and_nothing_else_does() {
         assert_ne!(body.timestamp_ns.get(), 0);
     }
     assert_eq!(vm.wait(start).status, Status::OK);
+    // What ends while the VM is paused is told when it goes on.
+    let fence = source.hold(dma_buf.as_fd(), FenceUsage::Write).unwrap();
+    offer_wait(&mut vm, 6, handle, 0);
+    assert_eq!(vm.info().handles.get(), 1);
+    let bases = vm.stop();
+    drop(fence);
+    assert_eq!(ended_wait(&mut vm, Duration::from_millis(50)), None);
+    vm.start(bases);
+    assert_eq!(vm.info().handles.get(), 1);
+    // The daemon looks at what it has kept when one of the queues is kicked.
+    vm.rings[usize::from(QUEUE_FENCE)].kick();
+    let reply = ended_wait(&mut vm, LIMIT).expect("it has signalled meanwhile");
+    assert_eq!((reply.tag, reply.status), (6, Status::OK));
     // One that takes too long, and one whose producer goes.
     let _fence = source.hold(dma_buf.as_fd(), FenceUsage::Write).unwrap();
     offer_wait(&mut vm, 3, handle, 30);
