@@ -6,6 +6,7 @@
  * once: by its reply, at its deadline, or with the session. Whoever takes it off
  * the list of pending requests ends it.
  */
+#include <linux/dma-fence.h>
 #include <linux/errno.h>
 #include <linux/jiffies.h>
 #include <linux/scatterlist.h>
@@ -168,12 +169,14 @@ void vdmabuf_request_take(struct vdmabuf_request *req, int result, struct list_h
 void vdmabuf_requests_end(struct list_head *ended)
 {
 	struct vdmabuf_request *req, *next;
+	bool cookie = dma_fence_begin_signalling();
 
 	list_for_each_entry_safe(req, next, ended, node) {
 		list_del_init(&req->node);
 		req->done(req);
 		vdmabuf_request_put(req);
 	}
+	dma_fence_end_signalling(cookie);
 }
 
 /* The device gave @req back. The caller holds vq_lock. */
