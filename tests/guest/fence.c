@@ -23,6 +23,7 @@
  *   unblock MS          ok, when it has ended; or the error it met
  *   info_us COUNT       ok MEDIAN MAX: microseconds that a request takes
  *   import ID           the guest's vgem puts a fence on it: err EBUSY while another is pending
+ *   unbind              takes the driver away from its device
  *   invalid ID          ok PASSED FAILED NAME...: calls that must fail
  */
 #define _GNU_SOURCE
@@ -30,6 +31,7 @@
 #include <drm/vgem_drm.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <linux/dma-buf.h>
 #include <linux/sync_file.h>
 #include <poll.h>
@@ -218,6 +220,26 @@ static int do_import(const struct buffer *buf)
 	return err;
 }
 
+static int unbind(void)
+{
+	glob_t found;
+	int file = open("/sys/bus/virtio/drivers/virtio_dmabuf/unbind", O_WRONLY | O_CLOEXEC), err = 0;
+	const char *device;
+
+	if (file < 0)
+		return -errno;
+	if (glob("/sys/bus/virtio/drivers/virtio_dmabuf/virtio*", 0, NULL, &found)) {
+		close(file);
+		return -ENODEV;
+	}
+	device = strrchr(found.gl_pathv[0], '/') + 1;
+	if (write(file, device, strlen(device)) < 0)
+		err = -errno;
+	globfree(&found);
+	close(file);
+	return err;
+}
+
 static int with_fence(int dev, char **word, say_fn *say)
 {
 	int file = file_of(word[1]), other;
@@ -302,6 +324,8 @@ int fence_command(int dev, struct buffer **open, size_t buffers, char **word, sa
 		say(" %s", blocked() ? "yes" : "no");
 		return 0;
 	}
+	if (!strcmp(word[0], "unbind"))
+		return unbind();
 	if (!strcmp(word[0], "unblock"))
 		return word[1] ? unblock(atoi(word[1])) : -EINVAL;
 	if (!strcmp(word[0], "info_us"))

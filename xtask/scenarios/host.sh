@@ -13,10 +13,18 @@ talk_to() {
 	eventually 240 test -e "$BED_SHARE/$2" || return 1
 	rm -f "$BED_RUN/ask" "$BED_RUN/answer"
 	mkfifo "$BED_RUN/ask" "$BED_RUN/answer"
-	xtask link "$1" <"$BED_RUN/ask" >"$BED_RUN/answer" &
+	# Without the earlier link's pipe, so that this one ends when the script talks to another guest.
+	xtask link "$1" <"$BED_RUN/ask" >"$BED_RUN/answer" 8>&- 9>&- &
+	link_process=$!
 	exec 8<>"$BED_RUN/ask" 9<>"$BED_RUN/answer"
 	read -r answer <&9
 	[ "$answer" = ready ]
+}
+
+# hang_up: ends that, and returns when the guest's port is free again.
+hang_up() {
+	exec 8>&- 9>&-
+	wait $link_process
 }
 
 # ask COMMAND...: the guest's answer is in $answer, and what follows `ok` in $said.

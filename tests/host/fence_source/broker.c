@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -23,6 +24,21 @@ int broker_connect(const char *path)
 	return connect(broker, (struct sockaddr *)&address, sizeof(address)) ? -errno : broker;
 }
 
+/* What RELEASEs have said, oldest first; those that nobody asks for are dropped. */
+static uint64_t released[64];
+static unsigned int releases, releases_seen;
+
+static void take_event(const char *bytes, size_t len)
+{
+	struct virtio_dmabuf_event event;
+
+	if (len < sizeof(event))
+		return;
+	memcpy(&event, bytes, sizeof(event));
+	if (event.kind == VIRTIO_DMABUF_EVENT_RELEASED)
+		released[releases++ % 64] = event.value;
+}
+
 /* Receives the next reply, and what fd it has. */
 static int receive(int broker, struct virtio_dmabuf_resp_hdr *head, void *body, size_t size, int *fd)
 {
@@ -40,6 +56,8 @@ static int receive(int broker, struct virtio_dmabuf_resp_hdr *head, void *body, 
 			return got < 0 ? -errno : -EPIPE;
 		memcpy(head, bytes, sizeof(*head));
 		/* Events come in between; their first word has the top bit set. */
+		if (head->op & 0x80000000U)
+			take_event(bytes, got);
 	} while (head->op & 0x80000000U);
 	rights = CMSG_FIRSTHDR(&message);
 	*fd = -1;
@@ -99,4 +117,22 @@ int broker_open(int broker, const char *name)
 	memcpy(open.name, name, strlen(name));
 	err = ask(broker, VIRTIO_DMABUF_OPEN, &open, sizeof(open), &opened, sizeof(opened), &dmabuf);
 	return err ? err : dmabuf;
+}
+
+int broker_released(int broker, int ms, uint64_t *value)
+{
+	struct pollfd pfd = { .fd = broker, .events = POLLIN };
+	char bytes[MESSAGE];
+	ssize_t got;
+
+	while (releases == releases_seen) {
+		if (poll(&pfd, 1, ms) != 1)
+			return -ETIMEDOUT;
+		got = recv(broker, bytes, sizeof(bytes), 0);
+		if (got <= 0)
+			return -EPIPE;
+		take_event(bytes, got);
+	}
+	*value = released[releases_seen++ % 64];
+	return 0;
 }

@@ -21,6 +21,8 @@ int broker_connect(const char *path);
 int broker_alloc(int broker, const char *heap, uint64_t size, const char *name);
 /* The dma-buf of a buffer that this process may write to. */
 int broker_open(int broker, const char *name);
+/* The value of the next RELEASE of a buffer that this process has published. */
+int broker_released(int broker, int ms, uint64_t *value);
 
 /* Numbers of fences; one on each dma-buf at a time. */
 int vgem_attach(int dmabuf, bool write);

@@ -13,6 +13,7 @@
  *   signal FENCE [ERRNO]   ERRNO for those of error_fence.ko
  *   signal_all             ok COUNT: in random order
  *   poll ID r|w MS         ok ready|busy MILLISECONDS
+ *   released MS            ok VALUE: of the next RELEASE
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -80,6 +81,7 @@ static int run(int broker, char **word, const char **more)
 	const char *name = word[0];
 	bool write = word[2] && *word[2] == 'w', ready;
 	int dmabuf, result;
+	uint64_t value;
 
 	if (!strcmp(name, "alloc") && word[3])
 		return keep(broker_alloc(broker, word[1], strtoull(word[2], NULL, 0), word[3]));
@@ -91,6 +93,10 @@ static int run(int broker, char **word, const char **more)
 		return fence_signal(atoi(word[1]), word[2] ? atoi(word[2]) : 0);
 	if (!strcmp(name, "signal_all"))
 		return fence_signal_all();
+	if (!strcmp(name, "released") && word[1]) {
+		result = broker_released(broker, atoi(word[1]), &value);
+		return result ?: (int)value;
+	}
 	dmabuf = buffer_of(word[1]);
 	if (dmabuf < 0)
 		return -EBADF;
