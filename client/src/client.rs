@@ -279,7 +279,7 @@ impl AsFd for Client {
     }
 }
 
-fn parse_name(text: &str) -> Result<Name> {
+pub(crate) fn parse_name(text: &str) -> Result<Name> {
     Name::new(text).map_err(|_| Error::BadName(text.to_owned()))
 }
 
@@ -313,7 +313,7 @@ fn list_page(reply: &Reply, cursor: u64, buffers: &mut Vec<BufferInfo>) -> Resul
     }
 }
 
-fn alias(reply: Reply) -> Result<Alias> {
+pub(crate) fn alias(reply: Reply) -> Result<Alias> {
     let body: wire::OpenReply = reply.exactly()?;
     let info = BufferInfo::try_from(&body.buffer)?;
     let offset = body.fd_offset.get();

@@ -17,6 +17,7 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
     SocketType, connect, recvmsg, sendmsg, shutdown, socket_with, sockopt,
 };
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,10 +28,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// Entries asked for in one LIST.
 pub(crate) const LIST_PAGE: u32 = 64;
-/// The longest message the daemon can send: a full page of LIST.
-const MAX_MESSAGE: usize = size_of::<wire::ReplyHeader>()
-    + size_of::<wire::ListReply>()
-    + LIST_PAGE as usize * size_of::<wire::BufferInfo>();
+/// The longest message the daemon can send: a full page of a list.
+const MAX_MESSAGE: usize = 32 << 10;
 /// Every event's kind has this bit, no op has it.
 const EVENT_BIT: u32 = 0x8000_0000;
 /// Room for more fds than any reply has, so that extra ones are seen and closed.
@@ -71,6 +70,8 @@ pub(crate) struct Connection {
     events: EventQueue,
     /// Waits that were begun, by tag.
     waits: HashMap<u64, Open>,
+    /// Where messages are received.
+    space: RefCell<Vec<u8>>,
     last_tag: u64,
     pub(crate) deadline: Duration,
     broken: bool,
@@ -111,13 +112,15 @@ impl Connection {
             socket,
             events: EventQueue::default(),
             waits: HashMap::new(),
+            space: RefCell::new(vec![0; MAX_MESSAGE]),
             last_tag: 0,
             deadline,
             broken: false,
         })
     }
 
-    /// Sends one request and waits for its reply. A successful OPEN, DERIVE, ALLOC or IMPORT brings one fd, nothing else does.
+    /// Sends one request and waits for its reply. A successful OPEN, DERIVE, ALLOC, IMPORT or
+    /// STREAM_BUFFER brings one fd, nothing else does.
     pub(crate) fn call(
         &mut self,
         op: OpCode,
@@ -247,7 +250,11 @@ impl Connection {
         let brings_fd = status == Status::OK
             && matches!(
                 op,
-                OpCode::Open | OpCode::Derive | OpCode::Alloc | OpCode::Import
+                OpCode::Open
+                    | OpCode::Derive
+                    | OpCode::Alloc
+                    | OpCode::Import
+                    | OpCode::StreamBuffer
             );
         if message.fds.len() != usize::from(brings_fd) {
             return Err(Error::Protocol("a reply with a wrong number of fds"));
@@ -324,7 +331,7 @@ impl Connection {
     }
 
     fn try_receive(&self) -> Result<Option<Message>> {
-        let mut bytes = vec![0; MAX_MESSAGE];
+        let mut bytes = self.space.borrow_mut();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = retry_on_intr(|| {
@@ -356,7 +363,7 @@ impl Connection {
         if received.bytes == 0 {
             return Err(Error::Gone);
         }
-        bytes.truncate(received.bytes);
+        let bytes = bytes.get(..received.bytes).unwrap_or_default().to_vec();
         Ok(Some(Message { bytes, fds }))
     }
 }

@@ -19,6 +19,11 @@ pub enum EventKind {
     Added,
     /// A buffer that this process may open was withdrawn. Aliases of it stay valid.
     Withdrawn,
+    /// A frame is ready for a consumer of this connection, its stream has ended, or its producer can reclaim a buffer. For
+    /// [`crate::stream`], which looks again.
+    Stream,
+    /// A stream that this process may consume was created; [`Event::buffer`] is its number.
+    StreamAdded,
     /// Another peer is done, for now, with a buffer that this process has made, and has sent this value.
     Released {
         /// What peer and producer have agreed on: the number of a frame, say.
@@ -65,6 +70,10 @@ impl EventQueue {
             wire::EVENT_BUFFER_RELEASED => EventKind::Released {
                 value: event.value.get(),
             },
+            wire::EVENT_FRAME | wire::EVENT_STREAM_WITHDRAWN | wire::EVENT_STREAM_FREE => {
+                EventKind::Stream
+            }
+            wire::EVENT_STREAM_ADDED => EventKind::StreamAdded,
             _ => return Ok(()),
         };
         let name = match kind {

@@ -26,6 +26,7 @@
 //! | [`memory`] | sealed memfds, for producers that bring their own memory |
 //! | [`source`] | where frames come from: a camera or a drawn test pattern |
 //! | [`share`] | the loop that captures into shared buffers, free-running or in lockstep with a test |
+//! | [`stream`] | frames from one producer to many consumers: both ends |
 //! | [`v4l2`] | the few ioctls of a V4L2 capture device that this needs |
 //! | [`arguments`] | sizes, fourccs and hex on command lines |
 //! | `sys` | mmap and ioctls: the only unsafe code |
@@ -43,6 +44,7 @@ pub mod memory;
 pub mod picture;
 pub mod share;
 pub mod source;
+pub mod stream;
 mod sys;
 pub mod v4l2;
 

@@ -17,12 +17,16 @@
 //! error TEXT                                       ours: that command could not be done; the frame still stands
 //! ```
 //!
+//! With `--stream`, consumers acquire the frames and give them back (see [`crate::stream`]); a buffer is filled again when
+//! nobody uses it any more.
+//!
 //! Events are taken from the socket once per frame; while a frame stands still they wait there.
 
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
 use crate::source::{Frame, FrameSource, Slot};
+use crate::stream::Producer;
 use dmabuf_protocol::{Access, PAGE_SIZE, Status};
 use std::fs::File;
 use std::io::{BufRead, Write};
@@ -46,6 +50,12 @@ pub struct ShareArguments {
     /// End after this many frames
     #[arg(long)]
     pub frames: Option<u64>,
+    /// Make them a stream called NAME, too, and keep each frame until nobody uses it any more
+    #[arg(long, conflicts_with = "lockstep")]
+    pub stream: bool,
+    /// Print a line for each frame of the stream: SEQUENCE TIMESTAMP_NS CRC32
+    #[arg(long, requires = "stream")]
+    pub crc: bool,
     /// Print each frame's CRC and wait for a command (next, tag HEX, crc, dump PATH, quit) before the next one
     #[arg(long)]
     pub lockstep: bool,
@@ -64,6 +74,9 @@ pub fn share(
 ) -> Result<()> {
     let mut slots = slots(client, source, arguments)?;
     source.start(&slots)?;
+    if arguments.stream {
+        return stream(client, source, arguments, &mut slots, output);
+    }
     log::info!(
         "sharing {} as {}/0 to {}/{}",
         source.picture(),
@@ -94,6 +107,64 @@ pub fn share(
         source.give_back(&slots, frame)?;
         // Nobody here wants events; taking them shows when the daemon is gone.
         while client.next_event()?.is_some() {}
+    }
+    log::info!("{count} frames in {:.1} s", begun.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// Hands the frames over to the consumers of a stream, until the number of frames is reached.
+fn stream(
+    client: &mut Client,
+    source: &mut impl FrameSource,
+    arguments: &ShareArguments,
+    slots: &mut [Slot],
+    output: &mut impl Write,
+) -> Result<()> {
+    let producer = Producer::create(client, &arguments.name, source.format())?;
+    for slot in slots.iter() {
+        producer.add(client, &slot.allocation)?;
+    }
+    log::info!("stream {} of {}", arguments.name, source.picture());
+    let begun = Instant::now();
+    let mut count = 0;
+    // What consumers have.
+    let mut out: Vec<Option<Frame>> = vec![None; slots.len()];
+    while arguments.frames.is_none_or(|frames| count < frames) {
+        while out.iter().filter(|frame| frame.is_none()).count() < source.needs() {
+            let Some(index) = producer.reclaim(client, FRAME_LIMIT)? else {
+                log::warn!("no consumer gives a buffer back");
+                continue;
+            };
+            let frame = usize::try_from(index)
+                .ok()
+                .and_then(|index| out.get_mut(index)?.take());
+            source.give_back(
+                slots,
+                frame.ok_or(Error::Protocol("a buffer that was not queued"))?,
+            )?;
+        }
+        let frame = source.next(slots, FRAME_LIMIT)?;
+        let (Some(slot), Some(place)) = (slots.get(frame.slot), out.get_mut(frame.slot)) else {
+            return Err(Error::Protocol("a frame in a buffer that can't be"));
+        };
+        let crc = if arguments.crc {
+            let _access = slot
+                .allocation
+                .begin_cpu_access(Access::ReadOnly, FRAME_LIMIT)?;
+            Some(slot.mapping.crc32(0, frame.bytes)?)
+        } else {
+            None
+        };
+        let index = u32::try_from(frame.slot).unwrap_or(u32::MAX);
+        let sequence = producer.queue(client, index, frame.timestamp_ns)?;
+        *place = Some(frame);
+        count += 1;
+        if let Some(crc) = crc {
+            say(
+                output,
+                &format!("{sequence} {} {crc:08x}", frame.timestamp_ns),
+            )?;
+        }
     }
     log::info!("{count} frames in {:.1} s", begun.elapsed().as_secs_f32());
     Ok(())

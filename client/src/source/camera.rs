@@ -80,6 +80,11 @@ impl FrameSource for Camera {
         layout(fourcc.v4l2_to_drm()?, width, height, self.layout.stride)
     }
 
+    /// One that is being filled, and one for the next frame.
+    fn needs(&self) -> usize {
+        2
+    }
+
     fn start(&mut self, slots: &[Slot]) -> Result<()> {
         self.device
             .request_buffers(u32::try_from(slots.len()).unwrap_or(u32::MAX))?;

@@ -48,6 +48,11 @@ pub trait FrameSource {
     /// The layout to publish the buffers with, if DRM has a fourcc for it.
     fn format(&self) -> Option<Format>;
 
+    /// How many buffers it needs at least to go on while others look at the rest.
+    fn needs(&self) -> usize {
+        1
+    }
+
     /// Gets all buffers and begins. Called once, before everything below.
     ///
     /// # Errors

@@ -78,6 +78,8 @@ fn run(script: &str, frames: Option<u64>) -> (Result<(), Error>, Vec<String>, Fi
         name: "t".to_owned(),
         buffers: 2,
         frames,
+        stream: false,
+        crc: false,
         lockstep: true,
     };
     let mut output = Vec::new();

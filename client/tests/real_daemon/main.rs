@@ -14,4 +14,5 @@ mod daemon;
 mod fences;
 mod heaps;
 mod library;
+mod streams;
 mod tools;

@@ -140,6 +140,8 @@ pub fn watch(client: &mut Client, events: Option<u64>, out: &mut impl Write) -> 
         let id = event.buffer.0;
         match event.kind {
             EventKind::Added => line(out, format_args!("added {name} {id}"))?,
+            EventKind::StreamAdded => line(out, format_args!("stream-added {name} {id}"))?,
+            EventKind::Stream => {}
             EventKind::Withdrawn => line(out, format_args!("withdrawn {name} {id}"))?,
             EventKind::Released { value } => {
                 line(out, format_args!("released {name} {id} {value}"))?;

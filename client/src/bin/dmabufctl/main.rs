@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `dmabufctl`: what host processes can do with the daemon, on the command line.
 //!
-//! `main.rs` holds the arguments, [`produce`] what makes buffers, [`consume`] what reads them, [`show`] how they are
-//! printed.
+//! `main.rs` holds the arguments, [`produce`] what makes buffers, [`consume`] what reads them, [`streams`] what looks at
+//! streams, [`show`] how they are printed.
 
 mod consume;
 mod derive_check;
 mod produce;
 mod show;
+mod streams;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dmabuf_client::arguments::{parse_hex, parse_seconds, parse_size};
@@ -116,6 +117,16 @@ enum Command {
         /// The buffer
         name: String,
     },
+    /// Streams that this user may consume
+    Streams,
+    /// What a stream's producer and consumers have done
+    Stats {
+        /// The stream
+        name: String,
+        /// Print again every so many seconds, with frames per second, until the stream ends
+        #[arg(long, value_parser = parse_seconds)]
+        every: Option<Duration>,
+    },
     /// Print buffers that come and go, until the daemon ends
     Watch {
         /// End after this many events
@@ -219,6 +230,8 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<()> {
             consume::wait(client, name, (*purpose).into(), limit, out)
         }
         Command::Release { name, value } => consume::release(client, name, *value),
+        Command::Streams => streams::list(client, out),
+        Command::Stats { name, every } => streams::stats(client, name, *every, out),
         Command::DeriveCheck { name } => derive_check::run(client, name, out),
         Command::Watch { events } => consume::watch(client, *events, out),
     }

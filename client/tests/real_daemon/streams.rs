@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Both ends of streams, in the library and as tools.
+
+use crate::daemon::{Daemon, LIMIT};
+use dmabuf_client::stream::{ConsumeMode, Consumer, Producer};
+use dmabuf_client::{Allocation, Client, MappingMut, Status};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::process::Stdio;
+
+const FRAME_VIEW: &str = env!("CARGO_BIN_EXE_frame-view");
+const TEST_PATTERN: &str = env!("CARGO_BIN_EXE_test-pattern");
+const DMABUFCTL: &str = env!("CARGO_BIN_EXE_dmabufctl");
+
+/// A stream over both slots of the pool.
+struct Camera {
+    client: Client,
+    producer: Producer,
+    slots: Vec<(Allocation, MappingMut)>,
+}
+
+impl Camera {
+    fn new(daemon: &Daemon) -> Self {
+        let mut client = daemon.connect();
+        let slots: Vec<_> = (0..2)
+            .map(|_| {
+                let slot = client.alloc("frames", 4096).unwrap();
+                let mapping = slot.map_mut().unwrap();
+                (slot, mapping)
+            })
+            .collect();
+        for (index, (slot, _)) in slots.iter().enumerate() {
+            let name = format!("t/{index}");
+            client.publish(slot, &name, None, false).unwrap();
+        }
+        let producer = Producer::create(&mut client, "t/front", None).unwrap();
+        for (index, (slot, _)) in (0..).zip(&slots) {
+            assert_eq!(producer.add(&mut client, slot).unwrap(), index);
+        }
+        Self {
+            client,
+            producer,
+            slots,
+        }
+    }
+
+    fn show(&mut self, index: u32, value: u8) -> u64 {
+        self.slots[index as usize].1.fill(&[value]).unwrap();
+        self.producer.queue(&mut self.client, index, 0).unwrap()
+    }
+}
+
+fn first_byte(consumer: &mut Consumer, frame: &dmabuf_client::stream::Frame) -> u8 {
+    let mut byte = [0];
+    consumer.pixels(frame).unwrap().read(0, &mut byte).unwrap();
+    byte[0]
+}
+
+fn is_readable(fd: &impl AsFd) -> bool {
+    let mut poll = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    rustix::event::poll(&mut poll, Some(&now)).unwrap() == 1
+}
+
+#[test]
+fn frames_arrive_are_held_and_come_back() {
+    let daemon = Daemon::start();
+    let mut camera = Camera::new(&daemon);
+    let mut consumer = Consumer::open(daemon.connect(), "t/front", ConsumeMode::Fifo(8)).unwrap();
+    assert_eq!((consumer.buffers(), consumer.max_held()), (2, 2));
+    assert_eq!(consumer.try_next().unwrap(), None);
+    assert!(!is_readable(&consumer));
+    assert_eq!(camera.show(0, 11), 1);
+    let frame = consumer.next(LIMIT).unwrap().unwrap();
+    assert_eq!((frame.sequence, frame.index, frame.skipped), (1, 0, 0));
+    assert_eq!(first_byte(&mut consumer, &frame), 11);
+    assert!(
+        consumer.view(&frame).unwrap().0.map_mut().is_err(),
+        "a consumer can't write"
+    );
+    // The other buffer is shown and seen, the first one is still held.
+    camera.show(1, 12);
+    let second = consumer.next(LIMIT).unwrap().unwrap();
+    assert_eq!(first_byte(&mut consumer, &second), 12);
+    assert_eq!(
+        camera.producer.try_reclaim(&mut camera.client).unwrap(),
+        None
+    );
+    consumer.release(frame).unwrap();
+    assert_eq!(
+        camera.producer.reclaim(&mut camera.client, LIMIT).unwrap(),
+        Some(0)
+    );
+    // The second one comes back by its deadline.
+    assert_eq!(
+        camera.producer.reclaim(&mut camera.client, LIMIT).unwrap(),
+        Some(1)
+    );
+    let late = consumer.release(second).unwrap_err();
+    assert_eq!(late.status(), Some(Status::ESTALE));
+    let stats = daemon.connect().stream_stats("t/front").unwrap();
+    assert_eq!((stats.produced, stats.with_producer, stats.free), (2, 2, 0));
+    let one = stats.consumers[0];
+    assert_eq!((one.delivered, one.skipped, one.expired), (2, 0, 1));
+    assert_eq!(one.mode, ConsumeMode::Fifo(8));
+    let listed = daemon.connect().streams().unwrap();
+    assert_eq!(
+        (listed[0].name.as_str(), listed[0].id),
+        ("t/front", camera.producer.id())
+    );
+    drop(camera);
+    let ended = consumer.next(LIMIT).unwrap_err();
+    assert_eq!(ended.status(), Some(Status::ENODEV));
+    assert!(daemon.connect().streams().unwrap().is_empty());
+}
+
+#[test]
+fn the_fd_tells_when_to_look() {
+    let daemon = Daemon::start();
+    let mut camera = Camera::new(&daemon);
+    let mut consumer = Consumer::open(daemon.connect(), "t/front", ConsumeMode::Latest).unwrap();
+    for round in 1..=50u64 {
+        assert_eq!(consumer.try_next().unwrap(), None);
+        let index = if round <= 2 {
+            u32::try_from(round - 1).unwrap()
+        } else {
+            let free = camera.producer.reclaim(&mut camera.client, LIMIT);
+            free.unwrap().unwrap()
+        };
+        camera.show(index, u8::try_from(round).unwrap());
+        let mut poll = [rustix::event::PollFd::new(
+            &consumer,
+            rustix::event::PollFlags::IN,
+        )];
+        let limit = rustix::event::Timespec {
+            tv_sec: 30,
+            tv_nsec: 0,
+        };
+        assert_eq!(rustix::event::poll(&mut poll, Some(&limit)), Ok(1));
+        let frame = consumer.try_next().unwrap().unwrap();
+        assert_eq!(frame.sequence, round);
+        assert_eq!(u64::from(first_byte(&mut consumer, &frame)), round);
+        consumer.release(frame).unwrap();
+    }
+}
+
+#[test]
+fn what_may_not_be() {
+    let daemon = Daemon::start();
+    let _camera = Camera::new(&daemon);
+    let refused = |name: &str| {
+        let error = Consumer::open(daemon.connect(), name, ConsumeMode::Latest).unwrap_err();
+        error.status()
+    };
+    assert_eq!(refused("t/none"), Some(Status::ENOENT));
+    assert_eq!(refused("other"), Some(Status::EACCES));
+    let mut client = daemon.connect();
+    let taken = Producer::create(&mut client, "t/front", None).unwrap_err();
+    assert_eq!(taken.status(), Some(Status::EEXIST));
+    let alien = Producer::create(&mut client, "other", None).unwrap_err();
+    assert_eq!(alien.status(), Some(Status::EACCES));
+}
+
+/// `test-pattern --stream` says what it has queued, `frame-view` what it has seen: every frame, right.
+#[test]
+fn the_tools_agree_on_every_frame() {
+    let daemon = Daemon::start();
+    let mut pattern = daemon
+        .tool(TEST_PATTERN)
+        .args(["--name", "t/front", "--heap", "frames", "--buffers", "2"])
+        .args(["--width", "64", "--height", "64", "--fps", "200"])
+        .args(["--stream", "--crc"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut produced = BufReader::new(pattern.stdout.take().unwrap());
+    let mut first = String::new();
+    produced.read_line(&mut first).unwrap();
+    let y4m = daemon.file("frames.y4m");
+    let view = daemon
+        .tool(FRAME_VIEW)
+        .args(["t/front", "--fifo", "2", "--count", "100", "--crc", "--y4m"])
+        .arg(&y4m)
+        .output()
+        .unwrap();
+    let stats = daemon
+        .tool(DMABUFCTL)
+        .args(["stats", "t/front"])
+        .output()
+        .unwrap();
+    let listed = daemon.tool(DMABUFCTL).arg("streams").output().unwrap();
+    pattern.kill().unwrap();
+    let mut rest = String::new();
+    produced.read_to_string(&mut rest).unwrap();
+    pattern.wait().unwrap();
+    assert!(view.status.success(), "{view:?}");
+    let crcs: HashMap<String, String> = (first + &rest)
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ').map(str::to_owned);
+            Some((words.next()?, words.nth(1)?))
+        })
+        .collect();
+    let seen = String::from_utf8(view.stdout).unwrap();
+    let mut last = 0u64;
+    for line in seen.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let sequence: u64 = words[0].parse().unwrap();
+        assert!(sequence > last);
+        last = sequence;
+        assert_eq!(
+            crcs.get(words[0]).map(String::as_str),
+            Some(words[2]),
+            "{line}"
+        );
+    }
+    assert_eq!(seen.lines().count(), 100);
+    let size = std::fs::metadata(y4m).unwrap().len();
+    assert_eq!(size, 36 + 100 * (6 + 64 * 64 * 3 / 2));
+    let stats = String::from_utf8(stats.stdout).unwrap();
+    assert!(stats.starts_with("t/front: produced "), "{stats}");
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(
+        listed.lines().count() == 2 && listed.contains("NV12 64x64"),
+        "{listed}"
+    );
+}
