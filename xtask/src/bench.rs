@@ -5,9 +5,10 @@
 //! thread by an eventfd in that place; whatever else is measured there, in the same unit, is compared to it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -28,8 +29,8 @@ use crate::scenario::{self, Line, Scenario};
 pub enum Bench {
     /// From the signal of a host fence until a guest, or a host process, runs again: in the nested bed
     Fences,
-    /// What a frame costs when it is copied, on this machine
-    Copies,
+    /// What a frame costs when it is handed over, and when it is copied: on this machine
+    Streams,
 }
 
 const FENCES: Scenario = Scenario {
@@ -53,13 +54,29 @@ const FENCE_ROWS: &[&str] = &[
     "guest/sync-file",
 ];
 
-/// What `copies` has to measure.
-const COPY_ROWS: &[&str] = &[
+/// What `streams` has to measure.
+const STREAM_ROWS: &[&str] = &[
     "host/floor",
     "host/memcpy-64x64",
     "host/memcpy-4k",
     "host/socket-64x64",
     "host/socket-4k",
+    "host/stream-64x64-1",
+    "host/stream-64x64-4",
+    "host/stream-64x64-16",
+    "host/stream-64x64-64",
+    "host/stream-4k-1",
+    "host/stream-4k-4",
+    "host/stream-4k-16",
+    "host/stream-4k-64",
+    "host/cpu-64x64-1",
+    "host/cpu-64x64-4",
+    "host/cpu-64x64-16",
+    "host/cpu-64x64-64",
+    "host/cpu-4k-1",
+    "host/cpu-4k-4",
+    "host/cpu-4k-16",
+    "host/cpu-4k-64",
 ];
 
 /// Runs it, prints a table, and writes `target/bench/NAME.json`.
@@ -75,12 +92,25 @@ pub fn command(bench: Bench) -> Result<i32> {
             }
             Ok(status)
         }
-        Bench::Copies => {
-            let samples = here(&[
-                &["floor", "--place", "host"],
-                &["copies", "--place", "host"],
-            ])?;
-            tell("copies", Report::of_this_machine(), samples, COPY_ROWS)
+        Bench::Streams => {
+            let built = project::build()?;
+            let program = |name: &str| {
+                let found = built.iter().find(|path| path.ends_with(name));
+                found.with_context(|| format!("cargo made no {name}"))
+            };
+            let bench = program("dmabuf-bench")?;
+            let daemon = program("vhost-device-dmabuf")?.as_os_str();
+            let mut samples = Samples::default();
+            let place: &[&OsStr] = &["--place".as_ref(), "host".as_ref()];
+            here(bench, "floor", place, &mut samples)?;
+            here(bench, "copies", place, &mut samples)?;
+            here(
+                bench,
+                "streams",
+                &["--daemon".as_ref(), daemon],
+                &mut samples,
+            )?;
+            tell("streams", Report::of_this_machine(), samples, STREAM_ROWS)
         }
     }
 }
@@ -97,21 +127,15 @@ fn in_bed(scenario: &Scenario) -> Result<(Samples, Vec<Check>, PathBuf)> {
     Ok((samples, findings.checks, findings.logs))
 }
 
-/// Runs the measuring program on this machine, once for each list of arguments.
-fn here(runs: &[&[&str]]) -> Result<Samples> {
-    let built = project::build()?;
-    let program = built.iter().find(|path| path.ends_with("dmabuf-bench"));
-    let program = program.context("cargo made no dmabuf-bench")?;
-    let mut samples = Samples::default();
-    for arguments in runs {
-        let output = process::output_of(Command::new(program).args(*arguments))?;
-        for line in output.lines() {
-            if !samples.take(line) {
-                println!("           {line}");
-            }
+/// Runs the measuring program on this machine.
+fn here(program: &Path, what: &str, arguments: &[&OsStr], samples: &mut Samples) -> Result<()> {
+    let output = process::output_of(Command::new(program).arg(what).args(arguments))?;
+    for line in output.lines() {
+        if !samples.take(line) {
+            println!("           {line}");
         }
     }
-    Ok(samples)
+    Ok(())
 }
 
 /// Prints the table, and writes it beside the checks. The status to end with.

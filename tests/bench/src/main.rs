@@ -6,6 +6,7 @@
 //!
 //! * [`floor`]: that wake
 //! * [`copies`]: what a frame costs when it is copied
+//! * [`streams`]: what it costs when it is handed over instead
 //! * [`host`]: signals the fences, and takes all times: the guest's clock is never read
 //! * [`guest`]: waits for them in the guest
 //! * [`page`]: the page that both share, on which the guest answers
@@ -15,6 +16,7 @@ mod floor;
 mod guest;
 mod host;
 mod page;
+mod streams;
 mod sys;
 
 use std::fmt::Write as _;
@@ -25,7 +27,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// Measures how long fences take.
+/// Measures how long fences and frames take.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -49,6 +51,12 @@ enum What {
         #[arg(long)]
         place: String,
     },
+    /// Streams: what a frame costs when it is handed over instead
+    Streams {
+        /// The program to measure
+        #[arg(long)]
+        daemon: PathBuf,
+    },
     /// The host side: fences of vgem on a buffer of a heap
     FencesHost {
         /// The broker's socket
@@ -68,6 +76,7 @@ fn main() -> ExitCode {
     let result = match &arguments.what {
         What::Floor { place } => floor::run(place, rounds),
         What::Copies { place } => copies::run(place, rounds),
+        What::Streams { daemon } => streams::run(daemon, rounds),
         What::FencesHost { broker, heap } => host::run(broker, heap, rounds),
         What::FencesGuest => guest::run(),
     };
