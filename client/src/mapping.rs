@@ -28,6 +28,12 @@ impl Mapping {
         self.region.len()
     }
 
+    /// Where it is in this process' memory: for other languages, and for programs that know when nobody writes.
+    #[must_use]
+    pub const fn as_ptr(&self) -> *const u8 {
+        self.region.start().cast_const()
+    }
+
     /// Copies bytes out.
     ///
     /// # Errors
@@ -107,6 +113,12 @@ impl MappingMut {
         Self {
             mapping: Mapping::new(region),
         }
+    }
+
+    /// Where it is in this process' memory: as [`Mapping::as_ptr`], and to write.
+    #[must_use]
+    pub const fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.mapping.region.start()
     }
 
     /// Copies bytes in.

@@ -25,6 +25,11 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
+    /// Where it starts.
+    pub(crate) const fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
     /// Maps `length` bytes of `fd` from `offset` on, `MAP_SHARED`.
     pub(crate) fn map(
         fd: BorrowedFd<'_>,
