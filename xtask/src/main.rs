@@ -23,6 +23,7 @@ mod cpio;
 mod daemon;
 mod demo;
 mod derive;
+mod emulation;
 mod enter;
 mod fences;
 mod first_light;

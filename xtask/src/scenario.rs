@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::bed::{self, Happening, Ready, Request};
 use crate::control::Source;
+use crate::emulation;
 use crate::frame_png::FrameShape;
 use crate::plan::BedKind;
 use crate::report::Check;
@@ -57,6 +58,28 @@ pub fn run(
     scenario: &Scenario,
     bed: BedKind,
     mut tell: impl FnMut(Line<'_>),
+) -> Result<Findings> {
+    let mut faults = Vec::new();
+    loop {
+        let mut findings = once(ready, scenario, bed, &mut tell)?;
+        match emulation::fault(bed, &findings) {
+            Some(fault) if faults.len() + 1 < emulation::RUNS => {
+                tell(Line::Detail(&emulation::told(fault, &findings.logs)));
+                faults.push(fault);
+            }
+            _ => {
+                emulation::repeated(&mut findings, &faults);
+                return Ok(findings);
+            }
+        }
+    }
+}
+
+fn once(
+    ready: &Ready,
+    scenario: &Scenario,
+    bed: BedKind,
+    tell: &mut impl FnMut(Line<'_>),
 ) -> Result<Findings> {
     let on_host = |text: &str| format!("{PRELUDE}\n{HOST}\n{text}");
     let in_guest = |text: &str| format!("{PRELUDE}\n{text}");

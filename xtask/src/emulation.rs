@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Deaths that the nested bed's emulation causes, told from those that may be ours.
+//!
+//! The host VM is emulated by TCG, its SVM included, and that is not perfect: kernels in it, and in its guests, now and then
+//! die without a word (see `boot_watch`, which has what is known of it, and deals with those that die before their init has
+//! run). What dies later looks like one of these; the scenario is then run again, which is told and counted. Whoever makes
+//! a guest die on purpose, or by a bug, does so each time.
+
+use std::fs;
+use std::path::Path;
+
+use crate::plan::BedKind;
+use crate::report::Check;
+use crate::scenario::Findings;
+
+/// How often a scenario is run at most.
+pub const RUNS: usize = 3;
+
+/// What a kernel's last words have when it is about something of ours, or of what we use.
+const OURS: &[&str] = &["dmabuf", "dma_buf", "udmabuf", "vgem", "vivid"];
+
+/// Why a run says nothing about this project, if it is so.
+pub fn fault(bed: BedKind, findings: &Findings) -> Option<&'static str> {
+    let host = fs::read(findings.logs.join("host-console.log")).unwrap_or_default();
+    let qemu = fs::read(findings.logs.join("guest-qemu.log")).unwrap_or_default();
+    (bed == BedKind::Nested)
+        .then(|| {
+            judge(
+                &findings.checks,
+                &String::from_utf8_lossy(&host),
+                &String::from_utf8_lossy(&qemu),
+            )
+        })
+        .flatten()
+}
+
+fn judge(checks: &[Check], host_console: &str, qemu_log: &str) -> Option<&'static str> {
+    let clean = |check: &Check| check.name != "guest_kernel_clean" || check.pass;
+    let works = checks.iter().find(|check| check.name == "bed_works")?;
+    if works.pass || !checks.iter().all(clean) {
+        return None;
+    }
+    let failure = works.value.to_string();
+    if failure.contains("KVM internal error") || qemu_log.contains("KVM internal error") {
+        return Some("KVM could not go on with the guest (internal error)");
+    }
+    // -no-reboot: QEMU ends so when the guest's CPU has shut down, which is a triple fault.
+    if failure.contains("QEMU ended before the guest's command had (exit status: 0)") {
+        return Some("the guest's CPU has shut down, and its kernel said nothing");
+    }
+    let panicked = host_console.contains("Kernel panic") || host_console.contains("Oops");
+    let about_ours = OURS.iter().any(|word| {
+        let last = host_console.split("Call Trace").nth(1).unwrap_or_default();
+        last.contains(word)
+    });
+    if failure.contains("the bed ended unexpectedly") && !(panicked && about_ours) {
+        return Some("the host VM's kernel died");
+    }
+    None
+}
+
+/// The checks of a run that was repeated before, with that said.
+pub fn repeated(findings: &mut Findings, faults: &[&str]) {
+    if !faults.is_empty() {
+        let check = Check::new("run_again", true, faults.join("; "));
+        findings.checks.push(check);
+    }
+}
+
+/// Where a run's logs are, for whoever wants to look.
+pub fn told(fault: &str, logs: &Path) -> String {
+    format!(
+        "{fault}: the scenario is run again (logs: {})",
+        logs.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bed(failure: &str) -> Vec<Check> {
+        vec![
+            Check::new("a", false, false),
+            Check::new("bed_works", false, failure),
+            Check::new("guest_kernel_clean", true, true),
+        ]
+    }
+
+    #[test]
+    fn deaths_of_the_emulation_are_told_from_ours() {
+        let shut_down =
+            "QEMU ended before the guest's command had (exit status: 0).\n--- QEMU said";
+        assert!(judge(&bed(shut_down), "", "").is_some());
+        let killed = "QEMU ended before the guest's command had (signal: 11 (SIGSEGV))";
+        assert_eq!(judge(&bed(killed), "", ""), None, "QEMU crashed");
+        let aborted = "QEMU ended before the guest's command had (exit status: 1)";
+        assert_eq!(judge(&bed(aborted), "", ""), None);
+        assert!(judge(&bed(aborted), "", "KVM internal error. Suberror: 3").is_some());
+        let gone = "the bed ended unexpectedly.";
+        let panic = "Kernel panic - not syncing: corrupted stack end\nCall Trace:\n kvm_arch_vcpu_ioctl_run";
+        assert!(judge(&bed(gone), panic, "").is_some());
+        let ours = "BUG: NULL pointer\nOops: 0002\nCall Trace:\n derive_mmap [dmabuf_derive]";
+        assert_eq!(judge(&bed(gone), ours, ""), None, "our module's trace");
+        assert_eq!(
+            judge(&bed("the bed did not answer in time"), panic, ""),
+            None
+        );
+    }
+
+    #[test]
+    fn a_kernel_that_complains_is_not_excused() {
+        let mut checks = bed("QEMU ended before the guest's command had (exit status: 0)");
+        checks.pop();
+        checks.push(Check::new(
+            "guest_kernel_clean",
+            false,
+            "BUG: in virtio_dmabuf",
+        ));
+        assert_eq!(judge(&checks, "", ""), None);
+        let fine = [Check::new("a", false, false)];
+        assert_eq!(
+            judge(&fine, "", ""),
+            None,
+            "a check that failed, nothing died"
+        );
+    }
+}
