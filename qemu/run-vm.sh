@@ -9,7 +9,8 @@
 # What a VM needs, and all that this script adds to your own arguments:
 #   - its memory in a shared memfd, so that the daemon can reach the virtqueues;
 #   - one vhost-user device with the virtio id 37 (dmabuf): three queues, 64 bytes of config space.
-#     vq_size is how many requests, and so waits for fences, the guest can have open at once;
+#     vq_size is how many requests, and so waits for fences, the guest can have open at once. It is
+#     on a root port of its own, where it can be unplugged (device_del dmabuf);
 #   - for each static pool one ivshmem-plain device over a read-only memory backend. LINK is the
 #     pool's `link` in the daemon's configuration; the daemon has to be up before this script runs.
 set -euo pipefail
@@ -66,7 +67,8 @@ if [[ -n $socket ]]; then
 	[[ -S $socket ]] || die "$socket is no socket: start vhost-device-dmabuf first, and give the socket-path of this VM"
 	arguments+=(
 		-chardev "socket,id=dmabuf,path=$socket"
-		-device "vhost-user-test-device-pci,virtio-id=37,num_vqs=3,vq_size=1024,config_size=64,chardev=dmabuf"
+		-device "pcie-root-port,id=dmabuf-port,chassis=37"
+		-device "vhost-user-test-device-pci,virtio-id=37,num_vqs=3,vq_size=1024,config_size=64,chardev=dmabuf,id=dmabuf,bus=dmabuf-port"
 	)
 fi
 number=0

@@ -12,7 +12,7 @@ use crate::bench::Bench;
 use crate::plan::BedKind;
 use crate::{
     agent, attack, bench, checks, demo, derive, enter, first_light, further_guest, link, lock,
-    modules, mutants, packages, shell,
+    modules, monitor, mutants, packages, shell,
 };
 
 /// Development tasks of vhost-device-dmabuf.
@@ -79,6 +79,17 @@ enum Task {
     Link {
         /// The socket of the guest's port bed.link
         socket: PathBuf,
+    },
+    /// Inside of a bed, for scripts: one command for the monitor of a guest's QEMU
+    #[command(hide = true)]
+    Monitor {
+        /// The monitor's socket: that of the guest's port bed.link, with the extension `monitor`
+        socket: PathBuf,
+        /// The command, as at the monitor's prompt
+        command: String,
+        /// Wait for this event, too
+        #[arg(long, value_name = "EVENT")]
+        event: Option<String>,
     },
     /// Inside of a bed: the demo's main job, between its producer and the guest
     #[command(hide = true)]
@@ -177,6 +188,11 @@ pub fn run(arguments: Arguments) -> Result<i32> {
             link,
         } => further_guest::command(&run, vm.as_deref(), Duration::from_secs(timeout), link),
         Task::Link { socket } => link::command(&socket),
+        Task::Monitor {
+            socket,
+            command,
+            event,
+        } => monitor::command(&socket, &command, event.as_deref()),
         Task::FirstLight => first_light::command(),
         Task::Agent { control } => agent::command(control.as_deref()),
         Task::Enter { directory, tree } => enter::command(&directory, &tree),

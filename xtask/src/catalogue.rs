@@ -26,6 +26,7 @@ pub const ALL: &[Scenario] = &[
     BARE_METAL,
     fences::SCENARIO,
     GUEST_HEAP,
+    HOT_PLUG,
 ];
 
 const SMOKE: Scenario = Scenario {
@@ -270,4 +271,26 @@ const GUEST_HEAP: Scenario = Scenario {
         "all_released",
     ],
     limit: Duration::from_secs(300),
+};
+
+const HOT_PLUG: Scenario = Scenario {
+    name: "hot-plug",
+    beds: &[BedKind::Flat],
+    before: None,
+    host: Some(include_str!("../scenarios/hot-plug-host.sh")),
+    guest: Some(include_str!("../scenarios/hot-plug-guest.sh")),
+    config: Some(include_str!("../scenarios/hot-plug.toml")),
+    required: &[
+        "load_cycles",
+        "killed",
+        "unplugged",
+        "host_killed",
+        "host_unplugged",
+        "works_after",
+        "one_name",
+        "no_handles",
+        "vm_lives",
+        "all_released",
+    ],
+    limit: Duration::from_secs(600),
 };

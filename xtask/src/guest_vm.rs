@@ -171,6 +171,15 @@ impl GuestVm {
                 ),
             ])
             .args(["-device", "virtserialport,chardev=link,name=bed.link"])
+            .args([
+                "-chardev",
+                &format!(
+                    "socket,id=monitor,path={},server=on,wait=off",
+                    options.link.with_extension("monitor").display()
+                ),
+                "-object",
+                "monitor-qmp,id=qmp,chardev=monitor",
+            ])
             .arg("-virtfs")
             .arg(format!(
                 "local,path={}/share,mount_tag=share,security_model=none",

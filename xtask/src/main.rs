@@ -36,6 +36,7 @@ mod kernel_source;
 mod link;
 mod lock;
 mod modules;
+mod monitor;
 mod mutants;
 mod packages;
 mod paths;
