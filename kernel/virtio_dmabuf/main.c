@@ -184,11 +184,13 @@ static int vdmabuf_restore(struct virtio_device *vdev)
 	return vdmabuf_session_start(vdev->priv);
 }
 
+#ifdef VDMABUF_HAS_RESET_PREPARE
 /* Power off, reboot, kexec */
 static void vdmabuf_shutdown(struct virtio_device *vdev)
 {
 	vdmabuf_freeze(vdev);
 }
+#endif
 
 static const struct virtio_device_id vdmabuf_ids[] = {
 	{ VIRTIO_DMABUF_ID, VIRTIO_DEV_ANY_ID },
@@ -215,9 +217,11 @@ static struct virtio_driver vdmabuf_driver = {
 	.config_changed = vdmabuf_config_changed,
 	.freeze = vdmabuf_freeze,
 	.restore = vdmabuf_restore,
+#ifdef VDMABUF_HAS_RESET_PREPARE
 	.shutdown = vdmabuf_shutdown,
 	.reset_prepare = vdmabuf_freeze,
 	.reset_done = vdmabuf_restore,
+#endif
 };
 
 static int __init vdmabuf_init(void)
@@ -263,4 +267,5 @@ module_exit(vdmabuf_exit);
 MODULE_DESCRIPTION("virtio dmabuf: the host's dma-bufs in a guest");
 MODULE_LICENSE("GPL");
 MODULE_SOFTDEP("pre: virtio_dmabuf_heaps");
-MODULE_IMPORT_NS("DMA_BUF");
+/* MODULE_IMPORT_NS() takes a word up to Linux 6.12 and a string since. */
+MODULE_INFO(import_ns, "DMA_BUF");
