@@ -9,8 +9,9 @@
 # What a VM needs, and all that this script adds to your own arguments:
 #   - its memory in a shared memfd, so that the daemon can reach the virtqueues;
 #   - one vhost-user device with the virtio id 37 (dmabuf): three queues, 64 bytes of config space.
-#     vq_size is how many requests, and so waits for fences, the guest can have open at once. It is
-#     on a root port of its own, where it can be unplugged (device_del dmabuf);
+#     vq_size is how many requests, and so waits for fences, the guest can have open at once. With
+#     --hotplug it is on a root port of its own, where it can be unplugged (device_del dmabuf): QEMU's
+#     root bus has no such slots, and a guest that configures no bridges needs the root bus;
 #   - for each static pool one ivshmem-plain device over a read-only memory backend. LINK is the
 #     pool's `link` in the daemon's configuration; the daemon has to be up before this script runs.
 set -euo pipefail
@@ -20,6 +21,7 @@ usage() {
 	usage: run-vm.sh [--socket SOCKET] [--pool LINK]... [options] [-- QEMU-ARGUMENT...]
 	  --socket SOCKET   the VM's vhost-user socket (`socket-path` of its [[vm]]); without it the VM has no dmabuf device
 	  --pool LINK       map this static pool read-only (repeat for more pools)
+	  --hotplug         put the dmabuf device where it can be unplugged
 	  --accel kvm|tcg   how to run the CPUs (default: kvm if /dev/kvm can be opened, else tcg)
 	  --memory SIZE     the VM's memory (default 1G)
 	  --cpus N          the number of CPUs (default 2)
@@ -28,11 +30,12 @@ usage() {
 }
 die() { echo "run-vm.sh: $*" >&2; exit 2; }
 
-socket='' pools=() accel='' memory=1G cpus=2 qemu=qemu-system-x86_64
+socket='' bus='' pools=() accel='' memory=1G cpus=2 qemu=qemu-system-x86_64
 while (($#)); do
 	case $1 in
 	-h | --help) usage; exit 0 ;;
 	--) shift; break ;;
+	--hotplug) bus=',bus=dmabuf-port'; shift ;;
 	--socket | --pool | --accel | --memory | --cpus | --qemu)
 		(($# >= 2)) || die "$1 needs a value"
 		case $1 in
@@ -65,10 +68,12 @@ arguments=(
 )
 if [[ -n $socket ]]; then
 	[[ -S $socket ]] || die "$socket is no socket: start vhost-device-dmabuf first, and give the socket-path of this VM"
+	if [[ -n $bus ]]; then
+		arguments+=(-device "pcie-root-port,id=dmabuf-port,chassis=37")
+	fi
 	arguments+=(
 		-chardev "socket,id=dmabuf,path=$socket"
-		-device "pcie-root-port,id=dmabuf-port,chassis=37"
-		-device "vhost-user-test-device-pci,virtio-id=37,num_vqs=3,vq_size=1024,config_size=64,chardev=dmabuf,id=dmabuf,bus=dmabuf-port"
+		-device "vhost-user-test-device-pci,virtio-id=37,num_vqs=3,vq_size=1024,config_size=64,chardev=dmabuf,id=dmabuf$bus"
 	)
 fi
 number=0

@@ -110,7 +110,15 @@ impl GuestVm {
         } else {
             "kvm"
         };
-        command.args(["--accel", accel, "--memory", "640M", "--cpus", "2"]);
+        command.args([
+            "--accel",
+            accel,
+            "--memory",
+            "640M",
+            "--cpus",
+            "2",
+            "--hotplug",
+        ]);
         if plan.tree.is_some() {
             command.arg("--qemu").arg(io.join("bin/qemu-from-tree"));
         }
