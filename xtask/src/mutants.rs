@@ -181,21 +181,19 @@ fn build_daemons(ready: &mut Ready) -> Result<()> {
     let source = directory().join("source");
     fs::create_dir_all(&source)?;
     let workspace = paths::workspace();
+    // All that Cargo.toml names, as cargo reads every member.
     for part in [
         "Cargo.toml",
         "Cargo.lock",
         "src",
         "protocol",
         "client",
+        "guest",
+        "tests",
         "xtask",
     ] {
         copy(&workspace.join(part), &source.join(part))?;
     }
-    fs::create_dir_all(source.join("tests"))?;
-    copy(
-        &workspace.join("tests/kvm_front_end"),
-        &source.join("tests/kvm_front_end"),
-    )?;
     for mutant in DAEMON {
         println!("building mutant {}", mutant.name);
         let file = source.join(mutant.file);
