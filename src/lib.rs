@@ -165,18 +165,34 @@ fn serve_vm(
         },
         usage: Arc::new(Usage::default()),
     };
+    let fixed = vm.static_pools.iter().filter_map(|name| pools.get(name));
     let device = vhost::Vm {
-        policy: Arc::new(policy),
+        name: vm.name,
+        max_handles: vm.max_handles,
+        max_mappings: vm.max_mappings,
+        allocates: !vm.allocate.is_empty(),
         window_size: vm.window_size,
-        pools: vm
-            .static_pools
-            .iter()
-            .filter_map(|name| pools.get(name).cloned())
+        fixed: fixed
+            .map(|pool| vhost::StaticWindow {
+                uuid: pool.uuid(),
+                inodes: pool.inodes(),
+            })
             .collect(),
+        sessions: vhost::Local {
+            host: Arc::clone(host),
+            policy: Arc::new(policy),
+        },
     };
-    let (host, name) = (Arc::clone(host), vm.name);
+    start_vm(device, listener)
+}
+
+/// Starts the thread that serves a VM's front-ends.
+fn start_vm<S: vhost::Sessions + Send + 'static>(
+    device: vhost::Vm<S>,
+    listener: Listener,
+) -> Result<(), Error> {
     std::thread::Builder::new()
-        .name(format!("vm {name}"))
-        .spawn(move || device.serve(&host, listener))?;
+        .name(format!("vm {}", device.name))
+        .spawn(move || device.serve(listener))?;
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::error::status_of;
 use crate::heap::{Pool, Slot};
 use crate::session::Charge;
 use crate::sys;
-use dmabuf_protocol::{Access, BufferId, Enforcement, Flags, HeapKind, Status};
+use dmabuf_protocol::{Access, BufferId, Enforcement, Flags, HeapKind, Status, Uuid};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,6 +40,30 @@ pub enum Memory {
         /// `O_RDONLY`.
         read_only: OwnedFd,
     },
+    /// What a broker has granted: the memory of one alias.
+    Granted(Granted),
+}
+
+/// The fd that a broker has sent for an alias.
+#[derive(Debug)]
+pub struct Granted {
+    /// A dma-buf, a memfd, or an alias of the host module.
+    pub fd: OwnedFd,
+    /// Where the alias starts in it, in bytes.
+    pub offset: u64,
+    /// The window that this memory is as a whole.
+    pub window: Option<Uuid>,
+}
+
+impl Granted {
+    /// Whether the fd can be mapped writable.
+    #[must_use]
+    pub fn can_be_written(&self) -> bool {
+        let open = sys::is_read_write(self.fd.as_fd());
+        // What isn't a memfd has no seals.
+        open && sys::memfd_seals(self.fd.as_fd())
+            .map_or(true, |seals| !seals.intersects(sys::NO_WRITING))
+    }
 }
 
 /// One piece of host memory the daemon holds.
@@ -87,6 +111,19 @@ impl Buffer {
         })
     }
 
+    /// A buffer that a broker holds, by the number that it has there.
+    #[must_use]
+    pub fn of_broker(id: BufferId, kind: HeapKind, size: u64, granted: Granted) -> Arc<Self> {
+        let memory = Memory::Granted(granted);
+        Arc::new(Self {
+            id,
+            parts: Parts { kind, size, memory },
+            producer: None,
+            kept: AtomicBool::new(false),
+            _charge: None,
+        })
+    }
+
     /// Its number, never used again.
     #[must_use]
     pub const fn id(&self) -> BufferId {
@@ -128,7 +165,7 @@ impl Buffer {
         match &self.parts.memory {
             Memory::DmaBuf { fd, .. } => Some(fd.as_fd()),
             Memory::Slot(slot) => slot.dma_buf(),
-            Memory::Memfd { .. } => None,
+            Memory::Memfd { .. } | Memory::Granted(_) => None,
         }
     }
 
@@ -143,6 +180,16 @@ impl Buffer {
     pub const fn slot(&self) -> Option<&Slot> {
         match &self.parts.memory {
             Memory::Slot(slot) => Some(slot),
+            Memory::DmaBuf { .. } | Memory::Memfd { .. } | Memory::Granted(_) => None,
+        }
+    }
+
+    /// The window that has it in it, and where: that of its pool.
+    #[must_use]
+    pub fn in_window(&self) -> Option<(Uuid, u64)> {
+        match &self.parts.memory {
+            Memory::Slot(slot) => Some((slot.pool().uuid(), slot.offset())),
+            Memory::Granted(granted) => granted.window.map(|uuid| (uuid, granted.offset)),
             Memory::DmaBuf { .. } | Memory::Memfd { .. } => None,
         }
     }
@@ -151,9 +198,9 @@ impl Buffer {
     #[must_use]
     pub fn inodes(&self) -> Vec<(u64, u64)> {
         match &self.parts.memory {
-            Memory::DmaBuf { fd, .. } | Memory::Memfd { fd, .. } => {
-                sys::inode(fd.as_fd()).into_iter().collect()
-            }
+            Memory::DmaBuf { fd, .. }
+            | Memory::Memfd { fd, .. }
+            | Memory::Granted(Granted { fd, .. }) => sys::inode(fd.as_fd()).into_iter().collect(),
             Memory::Slot(slot) => slot.pool().inodes(),
         }
     }
@@ -168,7 +215,7 @@ impl Buffer {
             Memory::DmaBuf { fd, deriver } => deriver.best(fd.as_fd()),
             Memory::Slot(slot) if slot.pool().is_sealed() => Enforcement::Sealed,
             Memory::Memfd { fd, .. } if is_sealed(fd) => Enforcement::Sealed,
-            Memory::Slot(_) | Memory::Memfd { .. } => Enforcement::Vmm,
+            Memory::Slot(_) | Memory::Memfd { .. } | Memory::Granted(_) => Enforcement::Vmm,
         }
     }
 
@@ -180,6 +227,7 @@ impl Buffer {
         match &self.parts.memory {
             Memory::DmaBuf { .. } => true,
             Memory::Slot(slot) => slot.can_be_written(),
+            Memory::Granted(granted) => granted.can_be_written(),
             Memory::Memfd { fd, .. } => {
                 sys::memfd_seals(fd.as_fd()).is_ok_and(|seals| !seals.intersects(sys::NO_WRITING))
             }
@@ -217,6 +265,17 @@ impl Buffer {
             buffer: Arc::clone(self),
             access: Access::ReadWrite,
             enforcement: Enforcement::None,
+            derived: None,
+        }
+    }
+
+    /// The alias that a broker has granted.
+    #[must_use]
+    pub fn granted_alias(self: &Arc<Self>, access: Access, enforcement: Enforcement) -> Alias {
+        Alias {
+            buffer: Arc::clone(self),
+            access,
+            enforcement,
             derived: None,
         }
     }
@@ -296,6 +355,12 @@ impl Alias {
         let read_only = self.access == Access::ReadOnly;
         let fd = match (&self.buffer.parts.memory, &self.derived) {
             (Memory::Slot(slot), _) => return slot.source(read_only),
+            (Memory::Granted(Granted { fd, offset, .. }), _) => {
+                return Source {
+                    fd: fd.as_fd(),
+                    offset: *offset,
+                };
+            }
             (Memory::DmaBuf { .. }, Some(derived)) => derived.as_fd(),
             (Memory::DmaBuf { fd, .. }, None) => fd.as_fd(),
             (Memory::Memfd { read_only: fd, .. }, _) if read_only => fd.as_fd(),

@@ -4,72 +4,25 @@
 //! A range of the dynamic window is taken before the front-end is asked, and is free again only when the front-end
 //! has said that nothing is mapped there. In between, a mapping goes through [`State`]; whatever happens (deadline,
 //! reset, an answer nobody waits for any more), the last step is always the same: the range is given back.
+//!
+//! [`Windows`] knows aliases and handles, and not where they come from: a [`Session`](super::Session) has them from the
+//! buffers of this process, a relay from a broker.
 
-use super::{Asker, Body, Done, MAP_DEADLINE, MAX_INFLIGHT, Session, Transport, done};
+mod answers;
+
+use super::range::Ranges;
+use super::table::Table;
+use super::window::{MapSource, Window, WindowJob};
+use super::{Asker, Body, MAP_DEADLINE, MAX_INFLIGHT};
 use crate::buffer::{Alias, Buffer};
-use crate::heap::{Pool, Slot};
+use crate::complaints::Complaints;
 use dmabuf_protocol::wire::{self, MapReply};
-use dmabuf_protocol::{Access, Caching, Enforcement, Handle, MappingId, Status, Uuid};
-use std::sync::Arc;
+use dmabuf_protocol::{Access, Caching, Enforcement, Handle, MappingId, Name, Status, Uuid};
 use std::time::Instant;
 use zerocopy::FromZeros;
 
-/// The dynamic window as a session uses it. Answers come back through [`Session::finish`].
-pub trait Window: Send {
-    /// Bytes.
-    fn size(&self) -> u64;
-    /// Starts a job; never blocks.
-    fn submit(&self, job: WindowJob);
-}
-
-/// A request to the front-end.
 #[derive(Debug)]
-pub struct WindowJob {
-    /// The mapping it is about.
-    pub mapping: MappingId,
-    /// Where in the window, in bytes.
-    pub window_offset: u64,
-    /// Bytes.
-    pub length: u64,
-    /// What to map; `None`: unmap.
-    pub map: Option<MapSource>,
-}
-
-/// What a job maps.
-#[derive(Debug)]
-pub struct MapSource {
-    /// The alias, whose access is that of the mapping.
-    pub alias: Alias,
-    /// First byte of the alias to map.
-    pub offset: u64,
-    /// The grant allows a mapping by a VMM that maps everything writable, if a guest's write stops that VM.
-    pub fail_stop: bool,
-}
-
-/// Why the front-end didn't do it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapError {
-    /// It failed the sealed probe: it maps writable whatever is asked for.
-    IgnoresReadOnly,
-    /// The device is not running.
-    NotRunning,
-    /// It said no, or is gone.
-    Refused,
-}
-
-/// How a job ended.
-#[derive(Clone, Copy, Debug)]
-pub struct JobResult {
-    /// The job's mapping.
-    pub mapping: MappingId,
-    /// The outcome.
-    pub outcome: Result<(), MapError>,
-    /// What the probe has found by now: the `probe` field of GET_INFO.
-    pub probe: u32,
-}
-
-#[derive(Debug)]
-pub(super) struct Mapping {
+struct Mapping {
     handle: Handle,
     alias: Alias,
     offset: u64,
@@ -128,52 +81,131 @@ impl Waiter {
     }
 }
 
-impl Session {
-    /// The static window in which this peer sees a buffer, if it does.
-    pub(super) fn static_pool<'a>(&self, buffer: &'a Buffer) -> Option<(&'a Arc<Pool>, &'a Slot)> {
-        let Transport::Window { pools, .. } = &self.transport else {
-            return None;
-        };
-        let slot = buffer.slot()?;
-        pools
-            .iter()
-            .any(|pool| Arc::ptr_eq(pool, slot.pool()))
-            .then_some((slot.pool(), slot))
+/// The windows of a VM, and what is mapped there.
+pub struct Windows {
+    peer: Name,
+    dynamic: Option<Box<dyn Window>>,
+    fixed: Vec<Uuid>,
+    mappings: Table<Mapping>,
+    ranges: Ranges,
+    probe: u32,
+    /// The alias of a grant can be fail-stop.
+    fail_stop: bool,
+    complaints: Complaints,
+}
+
+impl Windows {
+    /// Windows with nothing mapped: the dynamic one, if the VM has it, and the static ones by their uuids.
+    #[must_use]
+    pub fn new(
+        peer: Name,
+        max_mappings: u32,
+        dynamic: Option<Box<dyn Window>>,
+        fixed: Vec<Uuid>,
+    ) -> Self {
+        Self {
+            peer,
+            ranges: Ranges::new(dynamic.as_ref().map_or(0, |window| window.size())),
+            dynamic,
+            fixed,
+            mappings: Table::new(max_mappings),
+            probe: 0,
+            fail_stop: true,
+            complaints: Complaints::default(),
+        }
     }
 
-    pub(super) fn map(
-        &mut self,
-        asker: Asker,
-        handle: Handle,
-        offset: u64,
-        length: u64,
-        access: Access,
-    ) -> Result<Option<Body>, Status> {
-        let Transport::Window { dynamic, .. } = &self.transport else {
-            return Err(Status::EOPNOTSUPP);
-        };
-        let held = self.handles.get(handle.0)?;
-        if access > held.alias.access() {
+    /// The same where no alias can be fail-stop, so that no advice to make it so is given.
+    #[must_use]
+    pub const fn without_fail_stop(mut self) -> Self {
+        self.fail_stop = false;
+        self
+    }
+
+    /// What GET_INFO says of windows and mappings.
+    pub fn describe(&self, info: &mut wire::InfoReply) {
+        let size = self.dynamic.as_ref().map_or(0, |window| window.size());
+        info.windows = window_bits(size, &self.fixed).into();
+        info.window_size = size.into();
+        info.max_mappings = self.mappings.max().into();
+        info.mappings = self.mappings.len().into();
+        info.probe = self.probe.into();
+    }
+
+    /// Most bytes that a mapping in the dynamic window can have.
+    #[must_use]
+    pub const fn room(&self) -> u64 {
+        self.ranges.size()
+    }
+
+    /// Mappings held now, those under way and stuck included.
+    #[must_use]
+    pub const fn mappings(&self) -> u32 {
+        self.mappings.len()
+    }
+
+    /// Whether a mapping of a buffer with this access appears in a static window.
+    #[must_use]
+    pub fn is_fixed(&self, buffer: &Buffer, access: Access) -> bool {
+        access == Access::ReadOnly && self.place(buffer).is_some()
+    }
+
+    /// The static window in which this VM sees a buffer, if it does, and where.
+    fn place(&self, buffer: &Buffer) -> Option<(Uuid, u64)> {
+        buffer
+            .in_window()
+            .filter(|(uuid, _)| self.fixed.contains(uuid))
+    }
+
+    /// Whether a handle has mappings: active, under way, being undone, or stuck.
+    #[must_use]
+    pub fn uses(&self, handle: Handle) -> bool {
+        self.mappings
+            .iter()
+            .any(|(_, mapping)| mapping.handle == handle)
+    }
+
+    /// Whether an alias can have such a mapping, as far as that depends on the alias.
+    ///
+    /// # Errors
+    /// EACCES for more access than the alias has, EINVAL for bytes beyond it.
+    pub fn check(alias: &Alias, offset: u64, length: u64, access: Access) -> Result<(), Status> {
+        if access > alias.access() {
             return Err(Status::EACCES);
         }
         if offset
             .checked_add(length)
-            .is_none_or(|end| end > held.alias.buffer().size())
+            .is_none_or(|end| end > alias.buffer().size())
         {
             return Err(Status::EINVAL);
         }
         // Whoever imported a memfd can have sealed it since.
-        if access.can_write() && !held.alias.buffer().can_be_written() {
+        if access.can_write() && !alias.buffer().can_be_written() {
             return Err(Status::EACCES);
         }
-        let alias = if access == held.alias.access() {
-            held.alias.clone()
+        Ok(())
+    }
+
+    /// MAP of a handle whose alias this is; `fail_stop` as in [`MapSource`]. Without a body the answer comes later.
+    ///
+    /// # Errors
+    /// As SPEC.md says for MAP, `ESTALE` aside.
+    pub(crate) fn map(
+        &mut self,
+        asker: Asker,
+        (handle, alias, fail_stop): (Handle, &Alias, bool),
+        offset: u64,
+        length: u64,
+        access: Access,
+    ) -> Result<Option<Body>, Status> {
+        Self::check(alias, offset, length, access)?;
+        let alias = if access == alias.access() {
+            alias.clone()
         } else {
             // A read-only mapping by a read-write alias is one of an alias derived for it.
-            held.alias.derive(access.into(), Enforcement::None)?
+            alias.derive(access.into(), Enforcement::None)?
         };
-        let fixed = access == Access::ReadOnly && self.static_pool(alias.buffer()).is_some();
-        if fixed {
+        if self.is_fixed(alias.buffer(), access) {
             let mapping = Mapping {
                 handle,
                 alias,
@@ -181,10 +213,10 @@ impl Session {
                 length,
                 place: Place::Static,
             };
-            let id = self.insert_mapping(mapping)?;
+            let id = MappingId(self.mappings.insert(mapping)?);
             return Ok(Some(Body::of(&self.map_reply(id)?)));
         }
-        let Some(window) = dynamic else {
+        let Some(window) = &self.dynamic else {
             return Err(Status::ENODEV);
         };
         if self.inflight() >= MAX_INFLIGHT {
@@ -195,7 +227,7 @@ impl Session {
         let source = MapSource {
             alias: alias.clone(),
             offset,
-            fail_stop: held.fail_stop,
+            fail_stop,
         };
         let place = Place::Dynamic {
             window_offset,
@@ -215,21 +247,20 @@ impl Session {
                 return Err(status);
             }
         };
-        let mapping = MappingId(inserted);
         window.submit(WindowJob {
-            mapping,
+            mapping: MappingId(inserted),
             window_offset,
             length,
             map: Some(source),
         });
-        self.count_mapping(handle, 1);
         Ok(None)
     }
 
-    pub(super) fn unmap(&mut self, asker: Asker, id: MappingId) -> Result<Option<Body>, Status> {
-        if matches!(self.transport, Transport::Fds) {
-            return Err(Status::EOPNOTSUPP);
-        }
+    /// UNMAP. Without a body the answer comes later.
+    ///
+    /// # Errors
+    /// ESTALE.
+    pub(crate) fn unmap(&mut self, asker: Asker, id: MappingId) -> Result<Option<Body>, Status> {
         let mapping = self.mappings.get_mut(id.0)?;
         match &mut mapping.place {
             Place::Static => {
@@ -249,121 +280,6 @@ impl Session {
         }
     }
 
-    /// Takes the result of a job; returns the reply that was waiting for it, if one was.
-    pub fn finish(&mut self, result: JobResult) -> Option<Done> {
-        self.probe = result.probe;
-        let id = result.mapping;
-        let Ok(Mapping {
-            place: Place::Dynamic { state, .. },
-            ..
-        }) = self.mappings.get_mut(id.0)
-        else {
-            return None;
-        };
-        let (asker, answer) = match (*state, result.outcome) {
-            (State::Mapping(Waiter::Request(asker, _)), Ok(())) => {
-                *state = State::Active;
-                (
-                    Some(asker),
-                    self.map_reply(id).map(|reply| Body::of(&reply)),
-                )
-            }
-            (State::Mapping(waiter), Ok(())) => {
-                // Nobody knows of this mapping.
-                *state = State::Unmapping(waiter);
-                self.submit_unmap(id);
-                (None, Ok(Body::EMPTY))
-            }
-            (State::Mapping(waiter), Err(error)) => {
-                self.complain(id, error);
-                self.remove_mapping(id);
-                (waiter.asker(), Err(status_of(error)))
-            }
-            // What was mapped before a reset is gone by it, and can't be unmapped once more.
-            (State::Unmapping(Waiter::Reset), _) => {
-                self.remove_mapping(id);
-                (None, Ok(Body::EMPTY))
-            }
-            (State::Unmapping(waiter), Ok(())) => {
-                self.remove_mapping(id);
-                (waiter.asker(), Ok(Body::EMPTY))
-            }
-            (State::Unmapping(waiter), Err(_)) => {
-                *state = State::Stuck;
-                (waiter.asker(), Err(Status::EIO))
-            }
-            (State::Active | State::Stuck, _) => return None,
-        };
-        asker.map(|asker| done(asker.token, asker.envelope, answer))
-    }
-
-    /// When the first deadline passes.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let waiting = |mapping: &Mapping| match mapping.place {
-            Place::Dynamic {
-                state:
-                    State::Mapping(Waiter::Request(_, deadline))
-                    | State::Unmapping(Waiter::Request(_, deadline)),
-                ..
-            } => Some(deadline),
-            _ => None,
-        };
-        self.mappings
-            .iter()
-            .filter_map(|(_, mapping)| waiting(mapping))
-            .min()
-    }
-
-    /// Answers what has waited too long, with ETIMEDOUT. The jobs go on, and end without a reply.
-    pub fn expire(&mut self, now: Instant) -> Vec<Done> {
-        let mut replies = Vec::new();
-        for id in self.mappings.numbers() {
-            let Ok(Mapping {
-                place: Place::Dynamic { state, .. },
-                ..
-            }) = self.mappings.get_mut(id)
-            else {
-                continue;
-            };
-            if let Some(waiter) = state.waiter()
-                && let Waiter::Request(asker, deadline) = *waiter
-                && deadline <= now
-            {
-                *waiter = Waiter::Late;
-                self.complaints.warn(format_args!(
-                    "peer {}: its VMM did not answer a mapping request within {} s",
-                    self.policy.name,
-                    MAP_DEADLINE.as_secs()
-                ));
-                replies.push(done(asker.token, asker.envelope, Err(Status::ETIMEDOUT)));
-            }
-        }
-        replies
-    }
-
-    /// After a reset: the front-end has dropped what was mapped; what is under way ends without a reply.
-    pub(super) fn abandon_mappings(&mut self) {
-        for id in self.mappings.numbers() {
-            let under_way = match self.mappings.get_mut(id).map(|mapping| &mut mapping.place) {
-                Ok(Place::Dynamic { state, .. }) => {
-                    state.waiter().map(|waiter| *waiter = Waiter::Reset)
-                }
-                _ => None,
-            };
-            if under_way.is_none() {
-                self.remove_mapping(MappingId(id));
-            }
-        }
-    }
-
-    fn insert_mapping(&mut self, mapping: Mapping) -> Result<MappingId, Status> {
-        let handle = mapping.handle;
-        let id = self.mappings.insert(mapping)?;
-        self.count_mapping(handle, 1);
-        Ok(MappingId(id))
-    }
-
     fn remove_mapping(&mut self, id: MappingId) {
         let Ok(mapping) = self.mappings.remove(id.0) else {
             return;
@@ -371,21 +287,10 @@ impl Session {
         if let Place::Dynamic { window_offset, .. } = mapping.place {
             self.ranges.give_back(window_offset);
         }
-        self.count_mapping(mapping.handle, -1);
-    }
-
-    /// A handle that is gone already (reset) needs no counting.
-    fn count_mapping(&mut self, handle: Handle, by: i32) {
-        if let Ok(held) = self.handles.get_mut(handle.0) {
-            held.mappings = held.mappings.saturating_add_signed(by);
-        }
     }
 
     fn submit_unmap(&self, id: MappingId) {
-        if let Transport::Window {
-            dynamic: Some(window),
-            ..
-        } = &self.transport
+        if let Some(window) = &self.dynamic
             && let Ok(Mapping {
                 length,
                 place: Place::Dynamic { window_offset, .. },
@@ -427,14 +332,8 @@ impl Session {
                 (wire::WINDOW_DYNAMIC, Uuid::NIL, window_offset)
             }
             Place::Static => {
-                let (pool, slot) = self
-                    .static_pool(mapping.alias.buffer())
-                    .ok_or(Status::EIO)?;
-                (
-                    wire::WINDOW_STATIC,
-                    pool.uuid(),
-                    slot.offset() + mapping.offset,
-                )
+                let (uuid, at) = self.place(mapping.alias.buffer()).ok_or(Status::EIO)?;
+                (wire::WINDOW_STATIC, uuid, at + mapping.offset)
             }
         };
         Ok(MapReply {
@@ -449,32 +348,20 @@ impl Session {
             ..FromZeros::new_zeroed()
         })
     }
-
-    fn complain(&mut self, id: MappingId, error: MapError) {
-        let Ok(mapping) = self.mappings.get(id.0) else {
-            return;
-        };
-        let buffer = mapping.alias.buffer().id().0;
-        let peer = self.policy.name;
-        match error {
-            MapError::IgnoresReadOnly => self.complaints.warn(format_args!(
-                "peer {peer}: read-only mapping of buffer {buffer} refused: its VMM maps writable whatever is asked \
-                 for (it failed the sealed probe; QEMU 11.1 does). Share the buffer through a static window (put it in \
-                 a pool, and the pool in the VM's `pools`), or load the host module dmabuf_derive and set fail-stop = \
-                 true in the grant"
-            )),
-            MapError::NotRunning => {}
-            MapError::Refused => self.complaints.warn(format_args!(
-                "peer {peer}: its VMM refused to map buffer {buffer}, or is gone"
-            )),
-        }
-    }
 }
 
-const fn status_of(error: MapError) -> Status {
-    match error {
-        MapError::IgnoresReadOnly => Status::EACCES,
-        MapError::NotRunning => Status::ENODEV,
-        MapError::Refused => Status::EIO,
-    }
+/// The `windows` of GET_INFO and of the configuration space.
+#[must_use]
+pub const fn window_bits(dynamic_size: u64, fixed: &[Uuid]) -> u32 {
+    let dynamic = if dynamic_size == 0 {
+        0
+    } else {
+        wire::WINDOW_BIT_DYNAMIC
+    };
+    let fixed = if fixed.is_empty() {
+        0
+    } else {
+        wire::WINDOW_BIT_STATIC
+    };
+    dynamic | fixed
 }

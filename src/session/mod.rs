@@ -17,19 +17,20 @@ mod sync;
 mod table;
 #[cfg(test)]
 mod tests;
+mod vm;
+mod window;
 
 pub use fences::FenceCounts;
 pub use grants::{Charge, FenceTerms, Grant, Limits, Pattern, Policy, Target, Usage};
-pub use mapping::{JobResult, MapError, Window, WindowJob};
+pub use mapping::{Windows, window_bits};
 pub use producer::Host;
+pub use vm::VmSession;
+pub use window::{JobResult, MapError, MapSource, Window, WindowJob};
 
 use crate::buffer::{Alias, Subscription};
-use crate::heap::Pool;
 use dmabuf_protocol::request::Envelope;
 use dmabuf_protocol::wire::{self, ReplyHeader};
-use dmabuf_protocol::{Access, OpCode, Request, Status, VERSION};
-use mapping::Mapping;
-use range::Ranges;
+use dmabuf_protocol::{Access, Handle, MappingId, OpCode, Request, Status, VERSION};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,20 +57,21 @@ pub struct Done {
 }
 
 /// A reply's body, and the alias that goes along.
-type Answer = Result<Body, Status>;
+pub(crate) type Answer = Result<Body, Status>;
 
-struct Body {
-    bytes: Vec<u8>,
-    alias: Option<Alias>,
+/// See [`Answer`].
+pub(crate) struct Body {
+    pub bytes: Vec<u8>,
+    pub alias: Option<Alias>,
 }
 
 impl Body {
-    const EMPTY: Self = Self {
+    pub const EMPTY: Self = Self {
         bytes: Vec::new(),
         alias: None,
     };
 
-    fn of(value: &(impl IntoBytes + zerocopy::Immutable)) -> Self {
+    pub fn of(value: &(impl IntoBytes + zerocopy::Immutable)) -> Self {
         Self {
             bytes: value.as_bytes().to_vec(),
             alias: None,
@@ -80,12 +82,7 @@ impl Body {
 /// How requests come in, and thus which of them make sense.
 pub enum Transport {
     /// Virtqueues: aliases appear in windows.
-    Window {
-        /// The dynamic window, if the VM has one.
-        dynamic: Option<Box<dyn Window>>,
-        /// The pools that the VM has as static windows.
-        pools: Vec<Arc<Pool>>,
-    },
+    Windows(Box<Windows>),
     /// A socket: aliases are fds.
     Fds,
 }
@@ -99,7 +96,6 @@ struct Held {
     /// It may be mapped by a VMM that maps everything writable, because a guest's write stops that VM.
     fail_stop: bool,
     fences: FenceTerms,
-    mappings: u32,
 }
 
 impl Held {
@@ -110,7 +106,6 @@ impl Held {
             owned: true,
             fail_stop: false,
             fences: FenceTerms::default(),
-            mappings: 0,
         }
     }
 
@@ -121,7 +116,6 @@ impl Held {
             owned: false,
             fail_stop: terms.fail_stop,
             fences: terms.fences,
-            mappings: 0,
         }
     }
 
@@ -132,7 +126,6 @@ impl Held {
             owned: false,
             fail_stop: self.fail_stop,
             fences: self.fences,
-            mappings: 0,
         }
     }
 }
@@ -144,10 +137,7 @@ pub struct Session {
     transport: Transport,
     number: u64,
     handles: Table<Held>,
-    mappings: Table<Mapping>,
-    ranges: Ranges,
     streams: Table<End>,
-    probe: u32,
     subscription: Arc<Subscription>,
     sequence: u64,
     fences: fences::OpenFences,
@@ -165,23 +155,13 @@ impl Session {
         transport: Transport,
     ) -> rustix::io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let window = match &transport {
-            Transport::Window {
-                dynamic: Some(window),
-                ..
-            } => window.size(),
-            _ => 0,
-        };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             subscription: host.registry.subscribe(number)?,
             fences: fences::OpenFences::new(policy.limits.waits)?,
             handles: Table::new(policy.limits.handles),
-            mappings: Table::new(policy.limits.mappings),
-            ranges: Ranges::new(window),
             streams: Table::new(streams::MAX_ENDS),
             number,
-            probe: 0,
             sequence: 0,
             complaints: crate::complaints::Complaints::default(),
             host,
@@ -193,8 +173,8 @@ impl Session {
     /// Takes one request, with the fds that came along. `capacity` is what the reply may have in bytes, at least a
     /// reply header.
     ///
-    /// Returns the reply, or `None` if it will come from [`Self::take_late`], [`Self::settle`], [`Self::finish`] or
-    /// [`Self::expire`]. What [`Self::take_late`] has goes first.
+    /// Returns the reply, or `None` if it will come from [`Self::take_late`], [`Self::settle`], or from
+    /// [`VmSession::finish`] or [`VmSession::expire`]. What [`Self::take_late`] has goes first.
     pub fn handle(
         &mut self,
         token: u64,
@@ -297,7 +277,7 @@ impl Session {
 
     /// Whether this peer's transport, and for a VM its configuration, have this request at all.
     fn offers(&self, op: OpCode) -> bool {
-        let virtqueues = matches!(self.transport, Transport::Window { .. });
+        let virtqueues = matches!(self.transport, Transport::Windows(_));
         match op {
             OpCode::Map | OpCode::Unmap => virtqueues,
             OpCode::Import => !virtqueues,
@@ -313,35 +293,40 @@ impl Session {
     }
 
     fn info(&self) -> wire::InfoReply {
-        let (window_size, windows) = match &self.transport {
-            Transport::Window { dynamic, pools } => {
-                let size = dynamic.as_ref().map_or(0, |window| window.size());
-                let dynamic = if size == 0 {
-                    0
-                } else {
-                    wire::WINDOW_BIT_DYNAMIC
-                };
-                let fixed = if pools.is_empty() {
-                    0
-                } else {
-                    wire::WINDOW_BIT_STATIC
-                };
-                (size, dynamic | fixed)
-            }
-            Transport::Fds => (0, 0),
-        };
-        wire::InfoReply {
+        let mut info = wire::InfoReply {
             version: VERSION.into(),
-            windows: windows.into(),
-            window_size: window_size.into(),
             max_handles: self.policy.limits.handles.into(),
-            max_mappings: self.policy.limits.mappings.into(),
             max_inflight: MAX_INFLIGHT.into(),
             handles: self.handles.len().into(),
-            mappings: self.mappings.len().into(),
-            probe: self.probe.into(),
             name: self.policy.name.to_wire(),
             ..FromZeros::new_zeroed()
+        };
+        if let Transport::Windows(windows) = &self.transport {
+            windows.describe(&mut info);
+        }
+        info
+    }
+
+    fn map(
+        &mut self,
+        asker: Asker,
+        handle: Handle,
+        offset: u64,
+        length: u64,
+        access: Access,
+    ) -> Result<Option<Body>, Status> {
+        let Transport::Windows(windows) = &mut self.transport else {
+            return Err(Status::EOPNOTSUPP);
+        };
+        let held = self.handles.get(handle.0)?;
+        let source = (handle, &held.alias, held.fail_stop);
+        windows.map(asker, source, offset, length, access)
+    }
+
+    fn unmap(&mut self, asker: Asker, mapping: MappingId) -> Result<Option<Body>, Status> {
+        match &mut self.transport {
+            Transport::Windows(windows) => windows.unmap(asker, mapping),
+            Transport::Fds => Err(Status::EOPNOTSUPP),
         }
     }
 
@@ -354,7 +339,9 @@ impl Session {
         self.host.registry.withdraw_all(self.number);
         self.streams.clear();
         self.handles.clear();
-        self.abandon_mappings();
+        if let Transport::Windows(windows) = &mut self.transport {
+            windows.abandon();
+        }
         self.abandon_fences();
         self.host.fences.reactor.orphan(self.number);
         self.subscription.clear();
@@ -366,7 +353,6 @@ impl Session {
         self.transport = Transport::Fds;
         self.streams.clear();
         self.handles.clear();
-        self.mappings.clear();
         self.abandon_fences();
         self.host.fences.reactor.orphan(self.number);
         self.host.registry.withdraw_all(self.number);
@@ -375,7 +361,11 @@ impl Session {
     /// Handles and mappings held now.
     #[must_use]
     pub const fn counts(&self) -> (u32, u32) {
-        (self.handles.len(), self.mappings.len())
+        let mappings = match &self.transport {
+            Transport::Windows(windows) => windows.mappings(),
+            Transport::Fds => 0,
+        };
+        (self.handles.len(), mappings)
     }
 
     /// What the configuration says of the peer.
@@ -391,7 +381,7 @@ impl Drop for Session {
     }
 }
 
-fn done(token: u64, envelope: Envelope, answer: Answer) -> Done {
+pub(crate) fn done(token: u64, envelope: Envelope, answer: Answer) -> Done {
     let (status, body) = match answer {
         Ok(body) => (Status::OK, body),
         Err(status) => (status, Body::EMPTY),
@@ -408,9 +398,9 @@ fn done(token: u64, envelope: Envelope, answer: Answer) -> Done {
 
 /// Who is to get a reply that comes later.
 #[derive(Clone, Copy, Debug)]
-struct Asker {
-    token: u64,
-    envelope: Envelope,
+pub(crate) struct Asker {
+    pub token: u64,
+    pub envelope: Envelope,
 }
 
 fn access_of(flags: dmabuf_protocol::Flags) -> Result<Access, Status> {

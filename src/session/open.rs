@@ -48,7 +48,7 @@ impl Session {
     fn offer(&self, published: &Published) -> Option<(Access, Enforcement)> {
         let (access, enforcement) = self.policy.best(published)?;
         let reachable = match &self.transport {
-            Transport::Window { .. } => true,
+            Transport::Windows(_) => true,
             Transport::Fds => client_may_have(access, enforcement),
         };
         reachable.then_some((access, enforcement))
@@ -88,7 +88,10 @@ impl Session {
     }
 
     pub(super) fn close(&mut self, handle: Handle) -> Answer {
-        if self.handles.get(handle.0)?.mappings > 0 {
+        self.handles.get(handle.0)?;
+        if let Transport::Windows(windows) = &self.transport
+            && windows.uses(handle)
+        {
             return Err(Status::EBUSY);
         }
         self.handles.remove(handle.0)?;
@@ -118,7 +121,7 @@ impl Session {
     ) -> Answer {
         let alias = held.alias.clone();
         let fd_offset = match &self.transport {
-            Transport::Window { .. } => 0,
+            Transport::Windows(_) => 0,
             Transport::Fds => alias.client_source()?.offset,
         };
         let mut buffer = self.describe(alias.buffer(), alias.access(), alias.enforcement());
@@ -145,7 +148,10 @@ impl Session {
 
     /// What there is to say of a buffer besides its name and format.
     fn describe(&self, buffer: &Buffer, access: Access, enforcement: Enforcement) -> BufferInfo {
-        let fixed = access == Access::ReadOnly && self.static_pool(buffer).is_some();
+        let fixed = match &self.transport {
+            Transport::Windows(windows) => windows.is_fixed(buffer, access),
+            Transport::Fds => false,
+        };
         BufferInfo {
             id: buffer.id().0.into(),
             size: buffer.size().into(),

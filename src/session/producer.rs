@@ -156,7 +156,7 @@ impl Session {
         let heap = self.host.heaps.get(name).ok_or(Status::ENOENT)?;
         // What can't be mapped, or goes beyond the quota, can't be had.
         let window = match &self.transport {
-            Transport::Window { .. } => self.ranges.size(),
+            Transport::Windows(windows) => windows.room(),
             Transport::Fds => u64::MAX,
         };
         let most = heap.largest().min(self.policy.limits.bytes).min(window);

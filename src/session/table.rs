@@ -29,6 +29,11 @@ impl<T> Table<T> {
         }
     }
 
+    /// Most values that fit.
+    pub const fn max(&self) -> u32 {
+        self.max
+    }
+
     /// Whether one more value fits.
     ///
     /// # Errors

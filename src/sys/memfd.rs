@@ -73,6 +73,12 @@ pub fn reopen_read_only(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     )
 }
 
+/// Whether an fd is open for reading and writing.
+#[must_use]
+pub fn is_read_write(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR)
+}
+
 /// Device and inode: the same for every fd of one memfd or one dma-buf, and for nothing else.
 ///
 /// # Errors

@@ -30,8 +30,8 @@ pub use inherit::{inherited_listener, read_now, set_nonblocking};
 pub use limits::raise_fd_limit;
 pub use mapping::Mapping;
 pub use memfd::{
-    NO_WRITING, SEALED, add_seals, inode, memfd_create, memfd_seals, reopen_read_only,
-    seal_for_good, seal_size,
+    NO_WRITING, SEALED, add_seals, inode, is_read_write, memfd_create, memfd_seals,
+    reopen_read_only, seal_for_good, seal_size,
 };
 pub use notify::notify_ready;
 pub use seqpacket::{MAX_MESSAGE, Received, accept, listen, receive, send};

@@ -48,7 +48,7 @@ pub struct Backend {
 impl Backend {
     /// For one connection.
     pub fn new(
-        config: DeviceConfig,
+        (config, allocates): (DeviceConfig, bool),
         device: Device,
         shared: Arc<MapperShared>,
         exit: EventFd,
@@ -57,12 +57,12 @@ impl Backend {
             (shared.wake().as_raw_fd(), Wake::Window),
             (device.event_wake(), Wake::Events),
             (device.timer(), Wake::Deadline),
-            (device.fence_wake(), Wake::Fences),
+            (device.late_wake(), Wake::Late),
         ];
         Self {
             memory: device.memory().clone(),
             config,
-            allocates: device.allocates(),
+            allocates,
             device: Mutex::new(device),
             shared,
             exit,
@@ -205,7 +205,7 @@ impl VhostUserBackend for Backend {
             event if event == Wake::Window as u16 => device.window_results(vrings),
             event if event == Wake::Events as u16 => device.send_events(vrings),
             event if event == Wake::Deadline as u16 => device.deadline(vrings),
-            event if event == Wake::Fences as u16 => device.fence_results(vrings),
+            event if event == Wake::Late as u16 => device.late_replies(vrings),
             queue => device.kicked(queue, vrings),
         }
         if sys::met_truncation() {

@@ -7,7 +7,7 @@ use super::chain::{Broken, Chain, ReplySpace};
 use super::vring::Vring;
 use super::window::MapperShared;
 use crate::complaints::Complaints;
-use crate::session::{Done, FenceCounts, Session};
+use crate::session::{Done, FenceCounts, VmSession};
 use crate::sys;
 use dmabuf_protocol::request::Envelope;
 use dmabuf_protocol::wire::{Event, ReplyHeader};
@@ -40,7 +40,7 @@ struct Waiting {
 
 /// See the module.
 pub struct Device {
-    session: Session,
+    session: Box<dyn VmSession>,
     /// Guest memory without windows; every access to a queue goes through it.
     memory: Memory,
     shared: Arc<MapperShared>,
@@ -61,7 +61,7 @@ impl Device {
     ///
     /// # Errors
     /// EMFILE, ENFILE.
-    pub fn new(session: Session, shared: Arc<MapperShared>) -> std::io::Result<Self> {
+    pub fn new(session: Box<dyn VmSession>, shared: Arc<MapperShared>) -> std::io::Result<Self> {
         let timer = timerfd_create(
             TimerfdClockId::Monotonic,
             TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
@@ -92,12 +92,12 @@ impl Device {
 
     /// The event that is set while events may wait.
     pub fn event_wake(&self) -> RawFd {
-        self.session.wake().as_raw_fd()
+        self.session.event_wake().as_raw_fd()
     }
 
-    /// The event that is set while results of waits may be there.
-    pub fn fence_wake(&self) -> RawFd {
-        self.session.fence_wake().as_raw_fd()
+    /// What is readable while there may be replies to requests that are open.
+    pub fn late_wake(&self) -> RawFd {
+        self.session.late_wake()
     }
 
     /// A queue has new chains.
@@ -176,7 +176,7 @@ impl Device {
         if capacity < size_of::<ReplyHeader>() {
             self.complaints.warn(format_args!(
                 "peer {}: a request without space for a reply header is not carried out",
-                self.session.policy().name
+                self.session.name()
             ));
             let reply = Vec::new();
             return self.reply(
@@ -194,7 +194,7 @@ impl Device {
                 reply: Envelope::of(&request).reply(status).as_bytes().to_vec(),
                 alias: None,
             }),
-            None => self.session.handle(token, &request, capacity, Vec::new()),
+            None => self.session.handle(token, &request, capacity),
         };
         for done in self.session.take_late().into_iter().chain(done) {
             self.reply(vrings, done);
@@ -220,11 +220,12 @@ impl Device {
         self.set_timer();
     }
 
-    /// Results of waits.
-    pub fn fence_results(&mut self, vrings: &[Vring]) {
+    /// Replies to requests that are open, waits among them.
+    pub fn late_replies(&mut self, vrings: &[Vring]) {
         for done in self.session.settle() {
             self.reply_later(vrings, done);
         }
+        self.set_timer();
     }
 
     fn reply_later(&mut self, vrings: &[Vring], done: Done) {
@@ -262,7 +263,7 @@ impl Device {
         let Some(vring) = vrings.get(usize::from(QUEUE_EVENT)) else {
             return;
         };
-        self.session.wake().clear();
+        self.session.event_wake().clear();
         loop {
             if self.event.is_none() {
                 self.event = self.session.next_event();
@@ -350,7 +351,7 @@ impl Device {
         if let Some(flag) = self.broken.get_mut(usize::from(queue))
             && !std::mem::replace(flag, true)
         {
-            let peer = self.session.policy().name;
+            let peer = self.session.name();
             self.complaints.warn(format_args!(
                 "peer {peer}: queue {queue} is stopped: {broken}"
             ));
@@ -384,15 +385,9 @@ impl Device {
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once);
     }
 
-    /// Whether the VM may allocate from any heap.
-    pub fn allocates(&self) -> bool {
-        !self.session.policy().allocate.is_empty()
-    }
-
     /// Handles and mappings held now, and what is open of fences.
     pub fn counts(&self) -> (u32, u32, FenceCounts) {
-        let (handles, mappings) = self.session.counts();
-        (handles, mappings, self.session.fence_counts())
+        self.session.counts()
     }
 
     /// Gives everything back: the connection has ended.

@@ -15,12 +15,14 @@ mod running;
 mod vring;
 mod window;
 
-use crate::session::{Host, Policy, Session, Transport};
+use crate::session::{
+    Host, MAX_INFLIGHT, Policy, Session, Transport, VmSession, Windows, window_bits,
+};
 use crate::sys::EventFd;
 use backend::Backend;
 use device::Device;
 use dmabuf_protocol::config::{CONFIG_MAGIC, DeviceConfig};
-use dmabuf_protocol::{NUM_QUEUES, VERSION, wire};
+use dmabuf_protocol::{NUM_QUEUES, Name, Uuid, VERSION};
 use std::sync::Arc;
 use vhost::vhost_user::{Error as VhostUserError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
@@ -31,13 +33,56 @@ use zerocopy::FromZeros;
 
 /// A VM's device: everything that outlives a connection.
 #[derive(Debug)]
-pub struct Vm {
-    /// Rights and limits.
-    pub policy: Arc<Policy>,
+pub struct Vm<S> {
+    /// What the host calls the VM.
+    pub name: Name,
+    /// Most handles.
+    pub max_handles: u32,
+    /// Most mappings.
+    pub max_mappings: u32,
+    /// It may allocate from some heap.
+    pub allocates: bool,
     /// Size of the dynamic window in bytes, 0 for none.
     pub window_size: u64,
     /// The static windows.
-    pub pools: Vec<Arc<crate::heap::Pool>>,
+    pub fixed: Vec<StaticWindow>,
+    /// Who answers its requests.
+    pub sessions: S,
+}
+
+/// A pool that the VMM maps as a whole.
+#[derive(Clone, Debug)]
+pub struct StaticWindow {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Device and inode of its memory, by whichever fds there are.
+    pub inodes: Vec<(u64, u64)>,
+}
+
+/// Where the session of a connection comes from.
+pub trait Sessions {
+    /// A session with nothing in it, for a VM with these windows.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE.
+    fn start(&self, windows: Windows) -> std::io::Result<Box<dyn VmSession>>;
+}
+
+/// Sessions of this process.
+#[derive(Debug)]
+pub struct Local {
+    /// What all sessions share.
+    pub host: Arc<Host>,
+    /// Rights and limits.
+    pub policy: Arc<Policy>,
+}
+
+impl Sessions for Local {
+    fn start(&self, windows: Windows) -> std::io::Result<Box<dyn VmSession>> {
+        let (host, policy) = (Arc::clone(&self.host), Arc::clone(&self.policy));
+        let session = Session::new(host, policy, Transport::Windows(Box::new(windows)))?;
+        Ok(Box::new(session))
+    }
 }
 
 /// What the worker thread is woken for, besides queues 0 to 2 and the library's own event 3.
@@ -48,48 +93,39 @@ enum Wake {
     Window,
     Events,
     Deadline,
-    Fences,
+    Late,
 }
 
 const _: () = assert!(Wake::Exit as usize > NUM_QUEUES);
 
-impl Vm {
+impl<S: Sessions> Vm<S> {
     fn config(&self) -> DeviceConfig {
-        let dynamic = if self.window_size == 0 {
-            0
-        } else {
-            wire::WINDOW_BIT_DYNAMIC
-        };
-        let fixed = if self.pools.is_empty() {
-            0
-        } else {
-            wire::WINDOW_BIT_STATIC
-        };
+        let uuids = self.uuids();
         DeviceConfig {
             magic: CONFIG_MAGIC,
             version: VERSION.into(),
-            windows: (dynamic | fixed).into(),
+            windows: window_bits(self.window_size, &uuids).into(),
             window_size: self.window_size.into(),
-            uuid: self
-                .pools
-                .first()
-                .map(|pool| pool.uuid().0)
-                .unwrap_or_default(),
-            max_handles: self.policy.limits.handles.into(),
-            max_mappings: self.policy.limits.mappings.into(),
-            max_inflight: crate::session::MAX_INFLIGHT.into(),
-            num_static: u32::try_from(self.pools.len()).unwrap_or(u32::MAX).into(),
+            uuid: uuids.first().map(|uuid| uuid.0).unwrap_or_default(),
+            max_handles: self.max_handles.into(),
+            max_mappings: self.max_mappings.into(),
+            max_inflight: MAX_INFLIGHT.into(),
+            num_static: u32::try_from(uuids.len()).unwrap_or(u32::MAX).into(),
             ..FromZeros::new_zeroed()
         }
     }
 
+    fn uuids(&self) -> Vec<Uuid> {
+        self.fixed.iter().map(|window| window.uuid).collect()
+    }
+
     /// Serves front-ends on `listener`, one after the other, for ever.
-    pub fn serve(&self, host: &Arc<Host>, mut listener: Listener) -> ! {
+    pub fn serve(&self, mut listener: Listener) -> ! {
         loop {
-            if let Err(error) = self.serve_one(host, &mut listener) {
+            if let Err(error) = self.serve_one(&mut listener) {
                 log::error!(
                     "peer {}: no front-end can be served now: {error}",
-                    self.policy.name
+                    self.name
                 );
                 // Out of fds, threads or memory: only time helps, and spinning would make it worse.
                 std::thread::sleep(std::time::Duration::from_millis(500));
@@ -98,21 +134,23 @@ impl Vm {
     }
 
     /// Waits for a front-end and serves it until it goes.
-    fn serve_one(&self, host: &Arc<Host>, listener: &mut Listener) -> Result<(), std::io::Error> {
-        let name = self.policy.name;
+    fn serve_one(&self, listener: &mut Listener) -> Result<(), std::io::Error> {
+        let name = self.name;
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let shared = MapperShared::new(&self.pools)?;
+        let shared = MapperShared::new(self.fixed.iter().flat_map(|window| window.inodes.clone()))?;
         let mapper = Mapper::start(name.as_str(), Arc::clone(&shared), self.window_size)?;
         let dynamic: Option<Box<dyn crate::session::Window>> =
             (self.window_size > 0).then(|| Box::new(mapper.window()) as _);
-        let transport = Transport::Window {
-            dynamic,
-            pools: self.pools.clone(),
-        };
-        let session = Session::new(Arc::clone(host), Arc::clone(&self.policy), transport)?;
+        let windows = Windows::new(name, self.max_mappings, dynamic, self.uuids());
+        let session = self.sessions.start(windows)?;
         let exit = EventFd::new()?;
         let device = Device::new(session, Arc::clone(&shared))?;
-        let backend = Arc::new(Backend::new(self.config(), device, shared, exit.clone()));
+        let backend = Arc::new(Backend::new(
+            (self.config(), self.allocates),
+            device,
+            shared,
+            exit.clone(),
+        ));
 
         let other = |error: DaemonError| std::io::Error::other(error.to_string());
         let mut daemon =

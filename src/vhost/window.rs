@@ -6,7 +6,6 @@
 //! `SET_MEM_TABLE` first.
 
 use super::running::{Epoch, Running};
-use crate::heap::Pool;
 use crate::session::{JobResult, MapError, Window, WindowJob};
 use crate::sys::{self, EventFd};
 use dmabuf_protocol::{Access, PAGE_SIZE};
@@ -40,17 +39,17 @@ impl std::fmt::Debug for ChannelSlot {
 }
 
 impl MapperShared {
-    /// For a VM with these static windows.
+    /// For a VM with static windows of this memory, by device and inode.
     ///
     /// # Errors
     /// EMFILE, ENFILE.
-    pub fn new(pools: &[Arc<Pool>]) -> std::io::Result<Arc<Self>> {
+    pub fn new(fixed: impl IntoIterator<Item = (u64, u64)>) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             running: Running::default(),
             channel: Mutex::default(),
             results: Mutex::default(),
             wake: EventFd::new()?,
-            inodes: Mutex::new(pools.iter().flat_map(|pool| pool.inodes()).collect()),
+            inodes: Mutex::new(fixed.into_iter().collect()),
         }))
     }
 

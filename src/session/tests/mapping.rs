@@ -2,7 +2,7 @@
 //! The life cycle of a mapping (SPEC.md), step by step.
 
 use super::peer::*;
-use crate::session::{MAP_DEADLINE, MAX_INFLIGHT, MapError, Policy};
+use crate::session::{MAP_DEADLINE, MAX_INFLIGHT, MapError, Policy, VmSession};
 use dmabuf_protocol::wire::{MapReply, WINDOW_DYNAMIC, WINDOW_STATIC};
 use dmabuf_protocol::{Access, Enforcement, Status, Uuid};
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //! Any sequence of requests, answers, deadlines and resets against what must hold of a window.
 
 use super::peer::*;
-use crate::session::{MAP_DEADLINE, MapError, Policy, WindowJob};
+use crate::session::{MAP_DEADLINE, MapError, Policy, VmSession, WindowJob};
 use dmabuf_protocol::wire::MapReply;
 use dmabuf_protocol::{Access, Enforcement};
 use proptest::prelude::*;

@@ -6,7 +6,7 @@ use crate::fence::{Fences, HostKernel, Kernel};
 use crate::heap::{Heap, MemfdHeap, Pool, PoolHeap, PoolOptions};
 use crate::session::{
     Done, FenceTerms, Grant, Host, JobResult, Limits, MapError, Pattern, Policy, Session, Target,
-    Transport, Usage, Window, WindowJob,
+    Transport, Usage, VmSession, Window, WindowJob, Windows,
 };
 use crate::sys;
 use dmabuf_protocol::wire::*;
@@ -161,11 +161,13 @@ impl Peer {
             size: (pages + 1) * P,
             jobs: Arc::clone(&jobs),
         };
-        let transport = Transport::Window {
-            dynamic: (pages > 0).then(|| Box::new(window) as _),
-            pools: pools.iter().copied().cloned().collect(),
-        };
-        Self::new(host, policy, transport, jobs)
+        let windows = Windows::new(
+            policy.name,
+            policy.limits.mappings,
+            (pages > 0).then(|| Box::new(window) as _),
+            pools.iter().map(|pool| pool.uuid()).collect(),
+        );
+        Self::new(host, policy, Transport::Windows(Box::new(windows)), jobs)
     }
 
     fn new(
