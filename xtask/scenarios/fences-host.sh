@@ -76,6 +76,8 @@ for kind in udmabuf:0 dma-heap:32; do
 		file=$said
 		ask export "$buffer" r
 		exported=$said
+		# An answer on the same queue: the wait before it has its snapshot.
+		says "$kind/query_${error#*:}" query "$buffer" r = 'ok 1 pending'
 		tell signal "$fence" "${error%:*}"
 		says "$kind/error_${error#*:}" wait "$file" 5000 = "ok ${error#*:} *"
 		says "$kind/exported_error_${error#*:}" wait "$exported" 5000 = "ok ${error#*:} *"
@@ -119,6 +121,7 @@ one=$said
 ask fence 34 r 5000
 ask merge "$one" "$said"
 file=$said
+says merged_before query 34 r = 'ok 1 pending'
 tell signal "$first"
 says merged_first wait "$file" 200 = 'ok pending *'
 tell signal "$second"
