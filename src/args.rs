@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command line: a configuration file, or one VM by options.
 
-use crate::config::{self, Config, ConfigError, HeapConfig, SocketSource, VmConfig};
+use crate::config::{self, Config, ConfigError, HeapConfig, RelayConfig, SocketSource, VmConfig};
 use crate::heap::PoolOptions;
 use crate::session::{FenceTerms, Grant, Pattern, Target};
 use clap::Parser;
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Shares host dma-bufs with virtual machines, as a vhost-user device back-end.
 ///
-/// Give either --config, or --socket-path (or --fd) for a single VM named "vm".
+/// Give either --config, or --socket-path (or --fd) for a single VM named "vm"; with --broker, this process is a VM's
+/// device that holds only what the daemon at that socket grants it.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "vhost-device-dmabuf", version, about)]
 pub struct Args {
@@ -28,7 +29,15 @@ pub struct Args {
 
     /// Broker socket to create, for host processes of the same user
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    pub serve_broker: Option<PathBuf>,
+
+    /// Broker socket of the daemon from which the single VM has everything
+    #[arg(long, value_name = "PATH")]
     pub broker: Option<PathBuf>,
+
+    /// With --broker: a pool that the VM's VMM maps as a whole, by its link or as /proc/self/fd/N
+    #[arg(long, value_name = "PATH")]
+    pub static_window: Vec<PathBuf>,
 
     /// Size of the dynamic window (K, M, G), a power of two; 0 for none
     #[arg(
@@ -78,6 +87,8 @@ pub enum Action {
     Check,
     /// Run with this configuration.
     Run(Box<Config>),
+    /// Run as the device of one VM of another daemon's.
+    Relay(Box<RelayConfig>),
 }
 
 impl Args {
@@ -92,6 +103,20 @@ impl Args {
                 "{\n  \"type\": \"dmabuf\",\n  \"features\": []\n}",
             ));
         }
+        if let Some(broker) = &self.broker {
+            let relay = self.relay(broker)?;
+            return Ok(if self.check {
+                Action::Check
+            } else {
+                Action::Relay(Box::new(relay))
+            });
+        }
+        if !self.static_window.is_empty() {
+            return Err(wrong(
+                "--static-window is for --broker: a pool of this process becomes a static window by --pool or by the \
+                 configuration",
+            ));
+        }
         let config = match &self.config {
             Some(path) => Config::load(path)?,
             None => self.single_vm()?,
@@ -103,24 +128,54 @@ impl Args {
         })
     }
 
-    fn single_vm(&self) -> Result<Config, ConfigError> {
-        let socket = match (&self.socket_path, self.fd) {
-            (Some(path), _) => SocketSource::Path(path.clone()),
-            (None, Some(fd)) => SocketSource::Fd(fd),
-            (None, None) => {
-                return Err(wrong(
-                    "expected --config FILE, --socket-path PATH or --fd FDNUM",
-                ));
+    fn relay(&self, broker: &Path) -> Result<RelayConfig, ConfigError> {
+        let serves = "--broker PATH connects to another daemon's broker; to create a broker socket, give \
+                      --serve-broker PATH instead";
+        let elsewhere = "with --broker, the VM has everything from the daemon at that socket: configure it there, \
+                         with a [[client]] for the user of this process";
+        for (option, given, advice) in [
+            ("--serve-broker", self.serve_broker.is_some(), serves),
+            ("--config", self.config.is_some(), elsewhere),
+            ("--pool", !self.pool.is_empty(), elsewhere),
+            ("--heap", !self.heap.is_empty(), elsewhere),
+            ("--buffer", !self.buffer.is_empty(), elsewhere),
+            ("--grant", !self.grant.is_empty(), elsewhere),
+        ] {
+            if given {
+                return Err(wrong(format!("{option} and --broker: {advice}")));
             }
-        };
-        let window_size = config::parse_size(&self.window_size).ok_or_else(|| {
+        }
+        Ok(RelayConfig {
+            broker: broker.to_owned(),
+            socket: self.socket()?,
+            window_size: self.window_size()?,
+            static_windows: self.static_window.clone(),
+        })
+    }
+
+    fn socket(&self) -> Result<SocketSource, ConfigError> {
+        match (&self.socket_path, self.fd) {
+            (Some(path), _) => Ok(SocketSource::Path(path.clone())),
+            (None, Some(fd)) => Ok(SocketSource::Fd(fd)),
+            (None, None) => Err(wrong(
+                "expected --config FILE, --socket-path PATH or --fd FDNUM",
+            )),
+        }
+    }
+
+    fn window_size(&self) -> Result<u64, ConfigError> {
+        let size = config::parse_size(&self.window_size).ok_or_else(|| {
             wrong(format!(
                 "--window-size: expected a size, found {:?}",
                 self.window_size
             ))
         })?;
-        let window_size = config::check_window(window_size)
-            .map_err(|what| wrong(format!("--window-size: {what}")))?;
+        config::check_window(size).map_err(|what| wrong(format!("--window-size: {what}")))
+    }
+
+    fn single_vm(&self) -> Result<Config, ConfigError> {
+        let socket = self.socket()?;
+        let window_size = self.window_size()?;
         let pools = self
             .pool
             .iter()
@@ -169,7 +224,7 @@ impl Args {
             grants.push(grant(text)?);
         }
         let peer = |name: &str| Name::new(name).map_err(|_| wrong("internal name"));
-        let clients = match &self.broker {
+        let clients = match &self.serve_broker {
             None => Vec::new(),
             Some(_) => vec![config::ClientConfig {
                 name: peer("host")?,
@@ -215,7 +270,7 @@ impl Args {
             buffers,
             vms: vec![vm],
             clients,
-            broker: self.broker.clone(),
+            broker: self.serve_broker.clone(),
             fence_source: None,
         })
     }

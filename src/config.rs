@@ -100,6 +100,19 @@ pub struct VmConfig {
     pub max_waits: u32,
 }
 
+/// One VM that has everything from another process's broker.
+#[derive(Clone, Debug)]
+pub struct RelayConfig {
+    /// The broker's socket.
+    pub broker: PathBuf,
+    /// Where the VM's front-end connects.
+    pub socket: SocketSource,
+    /// Size of the dynamic window in bytes, 0 for none; a power of two.
+    pub window_size: u64,
+    /// Where the pools are that the VMM maps as a whole.
+    pub static_windows: Vec<PathBuf>,
+}
+
 /// Where a VM's front-end connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SocketSource {

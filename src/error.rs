@@ -39,6 +39,22 @@ pub enum Error {
         /// Why.
         status: Status,
     },
+    /// There is no broker for this VM's device.
+    #[error("broker {}: {what}", path.display())]
+    Broker {
+        /// Its socket.
+        path: PathBuf,
+        /// What is wrong, and what would help.
+        what: String,
+    },
+    /// A static window can't be looked at.
+    #[error("static window {}: {what}", path.display())]
+    StaticWindow {
+        /// Where its memory was looked for.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// There is no vgem where the configuration says so.
     #[error("fence source {}: {source} (it must be the render node of vgem: modprobe vgem)", device.display())]
     FenceSource {

@@ -15,6 +15,7 @@
 //! | [`stream`] | frames, holds, release |
 //! | [`vhost`] | virtqueues, windows, the front-end |
 //! | [`broker`] | the Unix socket of host processes |
+//! | [`relay`] | one VM in a process of its own, with what a broker grants it |
 //! | [`sys`] | ioctls, mappings, fds: the only module with unsafe code |
 
 pub mod args;
@@ -25,13 +26,14 @@ pub mod config;
 pub mod error;
 pub mod fence;
 pub mod heap;
+pub mod relay;
 pub mod session;
 mod sockets;
 pub mod stream;
 pub mod sys;
 pub mod vhost;
 
-pub use config::Config;
+pub use config::{Config, RelayConfig};
 pub use error::Error;
 
 use ::vhost::vhost_user::Listener;
@@ -87,6 +89,48 @@ pub fn run(config: &Config) -> Result<(), Error> {
         let policies = config.clients.iter().map(broker::Client::new).collect();
         broker::start(listener, policies, &host)?;
     }
+    wait_for_end(&mut signals);
+    // Threads that serve peers hold pools, so these are not dropped; their links are taken away here.
+    pools.values().for_each(|pool| pool.remove_link());
+    Ok(())
+}
+
+/// Runs one VM's device with what a broker grants it, until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps it from starting: no broker above all.
+pub fn run_relay(config: &RelayConfig) -> Result<(), Error> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut sockets = Sockets::default();
+    sockets.open_vm(&config.socket)?;
+    sys::raise_fd_limit();
+    sys::survive_truncation()?;
+    let broker = relay::Broker {
+        path: config.broker.clone(),
+        terms: relay::Terms::ask(&config.broker)?,
+        fixed: config
+            .static_windows
+            .iter()
+            .map(|path| relay::Fixed::open(path))
+            .collect::<Result<_, _>>()?,
+    };
+    let device = vhost::Vm {
+        name: broker.terms.name,
+        max_handles: broker.terms.max_handles,
+        max_mappings: config::DEFAULT_MAX,
+        allocates: broker.terms.allocates,
+        window_size: config.window_size,
+        fixed: broker.fixed.iter().map(|f| f.window.clone()).collect(),
+        sessions: Arc::new(broker),
+    };
+    if let Some(listener) = sockets.vms.pop() {
+        start_vm(device, listener)?;
+    }
+    wait_for_end(&mut signals);
+    Ok(())
+}
+
+fn wait_for_end(signals: &mut Signals) {
     log::info!("ready");
     sys::notify_ready();
     let signal = signals.forever().next();
@@ -98,9 +142,6 @@ pub fn run(config: &Config) -> Result<(), Error> {
             "SIGTERM"
         })
     );
-    // Threads that serve peers hold pools, so these are not dropped; their links are taken away here.
-    pools.values().for_each(|pool| pool.remove_link());
-    Ok(())
 }
 
 fn open_fence_source(config: &Config) -> Result<Option<FenceSource>, Error> {

@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         }
         Ok(Action::Check) => Ok(()),
         Ok(Action::Run(config)) => vhost_device_dmabuf::run(&config),
+        Ok(Action::Relay(config)) => vhost_device_dmabuf::run_relay(&config),
         Err(error) => Err(error.into()),
     };
     match result {

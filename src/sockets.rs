@@ -27,21 +27,30 @@ impl Sockets {
     pub fn open(config: &Config) -> Result<Self, Error> {
         let mut sockets = Self::default();
         for vm in &config.vms {
-            let listener = match &vm.socket {
-                SocketSource::Path(path) => sockets.bind(path, |path| UnixListener::bind(path))?,
-                SocketSource::Fd(fd) => {
-                    sys::inherited_listener(*fd).map_err(|source| Error::Socket {
-                        path: format!("(fd {fd})").into(),
-                        source,
-                    })?
-                }
-            };
-            sockets.vms.push(listener.into());
+            sockets.open_vm(&vm.socket)?;
         }
         if let Some(path) = &config.broker {
             sockets.broker = Some(sockets.bind(path, |path| Ok(sys::listen(path)?))?);
         }
         Ok(sockets)
+    }
+
+    /// Makes, or takes over, one VM's.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_vm(&mut self, source: &SocketSource) -> Result<(), Error> {
+        let listener = match source {
+            SocketSource::Path(path) => self.bind(path, |path| UnixListener::bind(path))?,
+            SocketSource::Fd(fd) => {
+                sys::inherited_listener(*fd).map_err(|source| Error::Socket {
+                    path: format!("(fd {fd})").into(),
+                    source,
+                })?
+            }
+        };
+        self.vms.push(listener.into());
+        Ok(())
     }
 
     fn bind<T>(

@@ -247,15 +247,7 @@ impl Connection {
             return Err(Error::Protocol("a reply to another request"));
         }
         let status = Status(header.status.get());
-        let brings_fd = status == Status::OK
-            && matches!(
-                op,
-                OpCode::Open
-                    | OpCode::Derive
-                    | OpCode::Alloc
-                    | OpCode::Import
-                    | OpCode::StreamBuffer
-            );
+        let brings_fd = status == Status::OK && op.brings_alias();
         if message.fds.len() != usize::from(brings_fd) {
             return Err(Error::Protocol("a reply with a wrong number of fds"));
         }

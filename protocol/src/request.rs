@@ -116,6 +116,15 @@ opcodes! {
 }
 
 impl OpCode {
+    /// Whether a successful reply gives out a handle, and on the socket the fd of its alias.
+    #[must_use]
+    pub const fn brings_alias(self) -> bool {
+        matches!(
+            self,
+            Self::Open | Self::Derive | Self::Alloc | Self::Import | Self::StreamBuffer
+        )
+    }
+
     /// The virtqueue that takes it.
     #[must_use]
     pub const fn queue(self) -> u16 {

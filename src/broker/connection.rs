@@ -8,11 +8,14 @@ use dmabuf_protocol::request::Envelope;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
 
 /// Longest reply: a page of the list.
 const MAX_REPLY: usize = 32 << 10;
+/// Most requests that a client has open, waits aside, before no further one is read.
+const MAX_OPEN: usize = 64;
 /// How long a client may leave a message unread when its socket is full.
 const STALL: Duration = Duration::from_secs(5);
 
@@ -52,8 +55,8 @@ struct Exchange<'a> {
     buffer: [u8; MAX_MESSAGE],
     /// The number of the last request, by which its reply is known.
     last: u64,
-    /// That one is to be answered before the next is read.
-    busy: bool,
+    /// The requests that are not answered yet. Waits, which have a quota, are not in it.
+    open: HashSet<u64>,
 }
 
 fn exchange(socket: &OwnedFd, session: &mut Session) -> Result<(), End> {
@@ -61,11 +64,12 @@ fn exchange(socket: &OwnedFd, session: &mut Session) -> Result<(), End> {
         socket,
         buffer: [0; MAX_MESSAGE],
         last: 0,
-        busy: false,
+        open: HashSet::new(),
     };
     loop {
-        let wanted = if exchange.busy {
-            PollFlags::empty()
+        let busy = exchange.open.len() >= MAX_OPEN;
+        let wanted = if busy {
+            PollFlags::RDHUP
         } else {
             PollFlags::IN
         };
@@ -93,7 +97,7 @@ fn exchange(socket: &OwnedFd, session: &mut Session) -> Result<(), End> {
         }
         match readable {
             // Not asked for, so it is the end of the connection.
-            true if exchange.busy => return Err(End::Left),
+            true if busy => return Err(End::Left),
             true => exchange.take_request(session)?,
             false => {}
         }
@@ -112,9 +116,10 @@ impl Exchange<'_> {
         }
         // A message that was cut is longer than any request, and thus refused as such.
         let bytes = self.buffer.get(..received.len).unwrap_or_default();
-        // Everything but FENCE_WAIT is answered in order.
-        self.busy = Envelope::of(bytes).op != OpCode::FenceWait.to_wire();
         self.last += 1;
+        if Envelope::of(bytes).op != OpCode::FenceWait.to_wire() {
+            self.open.insert(self.last);
+        }
         let done = session.handle(self.last, bytes, MAX_REPLY, received.fds);
         let late = session.take_late();
         self.answer(late.into_iter().chain(done))
@@ -122,9 +127,7 @@ impl Exchange<'_> {
 
     fn answer(&mut self, replies: impl IntoIterator<Item = Done>) -> Result<(), End> {
         for done in replies {
-            if done.token == self.last {
-                self.busy = false;
-            }
+            self.open.remove(&done.token);
             answer(self.socket, &done)?;
         }
         Ok(())

@@ -156,11 +156,12 @@ impl Session {
     ) -> rustix::io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let first = first_generation()?;
         Ok(Self {
             subscription: host.registry.subscribe(number)?,
             fences: fences::OpenFences::new(policy.limits.waits)?,
-            handles: Table::new(policy.limits.handles),
-            streams: Table::new(streams::MAX_ENDS),
+            handles: Table::starting_at(first, policy.limits.handles),
+            streams: Table::starting_at(first, streams::MAX_ENDS),
             number,
             sequence: 0,
             complaints: crate::complaints::Complaints::default(),
@@ -401,6 +402,14 @@ pub(crate) fn done(token: u64, envelope: Envelope, answer: Answer) -> Done {
 pub(crate) struct Asker {
     pub token: u64,
     pub envelope: Envelope,
+}
+
+/// A peer that comes back can still have numbers of the session before: they are to be stale, and not to be others.
+/// Half of the generations are left to be used.
+fn first_generation() -> rustix::io::Result<u32> {
+    let mut random = [0; 4];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u32::from_ne_bytes(random) >> 1 | 1)
 }
 
 fn access_of(flags: dmabuf_protocol::Flags) -> Result<Access, Status> {

@@ -10,6 +10,8 @@ pub struct Table<T> {
     free: Vec<u32>,
     used: u32,
     max: u32,
+    /// Of each slot's first value.
+    first: u32,
 }
 
 #[derive(Debug)]
@@ -21,11 +23,18 @@ struct Slot<T> {
 impl<T> Table<T> {
     /// An empty table for up to `max` values.
     pub const fn new(max: u32) -> Self {
+        Self::starting_at(1, max)
+    }
+
+    /// The same with numbers that start at a generation, not 0: numbers of another table that starts elsewhere are
+    /// stale here.
+    pub const fn starting_at(first: u32, max: u32) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
             used: 0,
             max,
+            first,
         }
     }
 
@@ -57,7 +66,7 @@ impl<T> Table<T> {
             None => {
                 let index = u32::try_from(self.slots.len()).map_err(|_| Status::EMFILE)?;
                 self.slots.push(Slot {
-                    generation: 1,
+                    generation: self.first,
                     value: None,
                 });
                 index

@@ -34,7 +34,7 @@ pub use memfd::{
     reopen_read_only, seal_for_good, seal_size,
 };
 pub use notify::notify_ready;
-pub use seqpacket::{MAX_MESSAGE, Received, accept, listen, receive, send};
+pub use seqpacket::{MAX_MESSAGE, Received, accept, connect, listen, receive, send};
 pub use sync_file::{
     SYNC_READ, SYNC_WRITE, SyncFileInfo, dma_buf_sync, export_sync_file, sync_file_info,
 };

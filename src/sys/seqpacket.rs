@@ -43,6 +43,21 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A connection to the socket at `path`, whose calls don't block.
+///
+/// # Errors
+/// ENOENT, ECONNREFUSED when nobody listens, EACCES, EAGAIN when too many wait to be accepted.
+pub fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
 /// The next connection, not blocking in its own calls.
 ///
 /// # Errors

@@ -237,7 +237,7 @@ fn one_vm_by_options() {
         .args([
             "--socket-path",
             &path("vm.sock"),
-            "--broker",
+            "--serve-broker",
             &path("broker.sock"),
         ])
         .args(["--window-size", "1M"])

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Events on their way from the broker to the guest.
+
+use super::link::Lost;
+use crate::sys::EventFd;
+use dmabuf_protocol::wire::{EVENT_FRAME, EVENT_STREAM_FREE, EVENT_STREAM_WITHDRAWN, Event};
+use std::collections::VecDeque;
+use zerocopy::FromBytes;
+
+/// Most events that wait for a guest that gives no buffers.
+const MOST: usize = 256;
+/// Most of those that tell of a state besides: three for each end of a stream.
+const MOST_STATES: usize = 3 * 64;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Events {
+    waiting: VecDeque<Event>,
+    wake: EventFd,
+    /// The guest's number of the last event, and the broker's.
+    sequence: u64,
+    theirs: u64,
+}
+
+impl Events {
+    /// None.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE.
+    pub fn new() -> rustix::io::Result<Self> {
+        Ok(Self {
+            waiting: VecDeque::new(),
+            wake: EventFd::new()?,
+            sequence: 0,
+            theirs: 0,
+        })
+    }
+
+    /// The event that is set while some may wait.
+    pub const fn wake(&self) -> &EventFd {
+        &self.wake
+    }
+
+    /// Forgets all, and counts from 1 again.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+        (self.sequence, self.theirs) = (0, 0);
+    }
+
+    /// The oldest.
+    pub fn next(&mut self) -> Option<Event> {
+        self.waiting.pop_front()
+    }
+
+    /// Takes one in. What the broker has lost, and what is too much here, is a gap in the guest's count; what tells of
+    /// a state that the guest will hear of anyway isn't.
+    ///
+    /// # Errors
+    /// [`Lost::Lie`] if it isn't an event.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Lost> {
+        let mut event =
+            Event::read_from_bytes(bytes).map_err(|_| Lost::Lie("an event with a wrong length"))?;
+        let lost = event
+            .sequence
+            .get()
+            .checked_sub(self.theirs)
+            .and_then(|ahead| ahead.checked_sub(1))
+            .ok_or(Lost::Lie("an event that doesn't count up"))?;
+        self.theirs = event.sequence.get();
+        self.sequence = self.sequence.saturating_add(lost);
+        let state = is_state(&event);
+        let same = |waiting: &Event| waiting.kind == event.kind && waiting.buffer == event.buffer;
+        if state && self.waiting.iter().any(same) {
+            return Ok(());
+        }
+        self.sequence = self.sequence.saturating_add(1);
+        let most = if state { MOST + MOST_STATES } else { MOST };
+        if self.waiting.len() < most {
+            event.sequence = self.sequence.into();
+            self.waiting.push_back(event);
+            self.wake.set();
+        }
+        Ok(())
+    }
+}
+
+/// Whether it tells of a state, and must not be lost.
+fn is_state(event: &Event) -> bool {
+    matches!(
+        event.kind.get(),
+        EVENT_FRAME | EVENT_STREAM_WITHDRAWN | EVENT_STREAM_FREE
+    )
+}
