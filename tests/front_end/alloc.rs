@@ -57,7 +57,7 @@ fn heap(vm: &mut FrontEnd, index: u32) -> Result<wire::HeapReply, Status> {
 }
 
 #[test]
-fn the_feature_bit_says_who_may_allocate() {
+pub fn the_feature_bit_says_who_may_allocate() {
     let daemon = Daemon::start(CONFIG);
     for (vm, offered) in [("a", 1), ("b", 0)] {
         let mut vm = FrontEnd::connect(&daemon, vm, Answer::Honours);
@@ -68,7 +68,7 @@ fn the_feature_bit_says_who_may_allocate() {
 }
 
 #[test]
-fn a_guest_allocates_writes_and_shares() {
+pub fn a_guest_allocates_writes_and_shares() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(2);
     let mut a = FrontEnd::connect(&daemon, "a", Answer::ListsWindow);
@@ -113,7 +113,7 @@ fn a_guest_allocates_writes_and_shares() {
 }
 
 #[test]
-fn refusals_have_their_own_status() {
+pub fn refusals_have_their_own_status() {
     let daemon = Daemon::start(CONFIG);
     let mut a = FrontEnd::connect(&daemon, "a", Answer::ListsWindow);
     let status = |result: Result<wire::OpenReply, Status>| result.unwrap_err();

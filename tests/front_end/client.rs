@@ -38,6 +38,11 @@ impl Client {
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let path = daemon.file("broker.sock");
         connect(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        Self::of(socket)
+    }
+
+    /// Any end of a connection.
+    pub fn of(socket: OwnedFd) -> Self {
         Self {
             socket,
             events: VecDeque::new(),

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The program under test: started with a configuration, watched through its log and /proc, ended with the test.
 
+use crate::relays::{Relays, is_relayed};
 use rustix::process::{Pid, Signal, kill_process};
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -154,6 +157,9 @@ pub struct Daemon {
     directory: Directory,
     log: Arc<Log>,
     ended: Arc<(Mutex<bool>, Condvar)>,
+    killed: bool,
+    /// Its VMs that have processes of their own.
+    pub relays: Relays,
 }
 
 impl Daemon {
@@ -162,24 +168,41 @@ impl Daemon {
         let directory = Directory::new();
         let path = directory.join("config.toml");
         let text = config.replace("{dir}", directory.path().to_str().unwrap());
+        let (relays, text) = if is_relayed() {
+            Relays::of(&text)
+        } else {
+            (Relays::default(), text)
+        };
         std::fs::write(&path, text).unwrap();
         let mut command = program();
         command.arg("--config").arg(path);
-        Self::start_with(command, directory)
+        let mut daemon = Self::start_with(command, directory);
+        daemon.relays = relays;
+        daemon
     }
 
     /// Starts a daemon by this command and waits until it is ready.
-    pub fn start_with(mut command: Command, directory: Directory) -> Self {
+    pub fn start_with(command: Command, directory: Directory) -> Self {
+        Self::start_logging(command, directory, Arc::default())
+    }
+
+    /// The same, with the log of another one.
+    pub fn start_beside(other: &Self, command: Command, directory: Directory) -> Self {
+        Self::start_logging(command, directory, Arc::clone(&other.log))
+    }
+
+    fn start_logging(mut command: Command, directory: Directory, log: Arc<Log>) -> Self {
         let notify = directory.join("notify.sock");
         let ready = UnixDatagram::bind(&notify).unwrap();
         ready.set_read_timeout(Some(LIMIT)).unwrap();
+        // Whoever the program runs as.
+        std::fs::set_permissions(&notify, Permissions::from_mode(0o777)).unwrap();
         let mut process = command
             .env("NOTIFY_SOCKET", &notify)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Arc::new(Log::default());
         let (output, writer) = (process.stderr.take().unwrap(), Arc::clone(&log));
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -194,6 +217,8 @@ impl Daemon {
             directory,
             log,
             ended: Arc::default(),
+            killed: false,
+            relays: Relays::default(),
         };
         daemon.limit_life();
         let mut message = [0; 64];
@@ -217,8 +242,21 @@ impl Daemon {
         });
     }
 
-    fn pid(&self) -> Pid {
+    /// Its process.
+    pub fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        self.killed = true;
     }
 
     /// A file in the daemon's directory.
@@ -280,6 +318,7 @@ impl Daemon {
             // The socket by which it has told that it is ready may be open for another moment.
             std::thread::sleep(Duration::from_millis(10));
             let before = std::mem::replace(&mut usage, self.usage());
+            let vms = vms - self.relays.count().min(vms);
             serving == vms && usage == before
         });
         usage
@@ -346,16 +385,18 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        self.relays.end();
         if std::thread::panicking() {
             let _ = self.process.kill();
             let _ = self.process.wait();
             eprintln!("the daemon's log: {:#?}", self.log());
-        } else if self
-            .process
-            .try_wait()
-            .ok()
-            .flatten()
-            .is_none_or(|status| !status.success())
+        } else if !self.killed
+            && self
+                .process
+                .try_wait()
+                .ok()
+                .flatten()
+                .is_none_or(|status| !status.success())
         {
             self.check_end();
         }
@@ -368,9 +409,14 @@ impl Drop for Daemon {
 pub fn require(path: &str) -> bool {
     let there = Path::new(path).exists();
     if !there {
-        let test = std::thread::current().name().unwrap_or("?").to_owned();
-        let line = format!("\nSKIP {test}: no {path}\n");
-        let _ = std::io::stdout().lock().write_all(line.as_bytes());
+        skip(&format!("no {path}"));
     }
     there
+}
+
+/// Says that the test of this thread is skipped.
+pub fn skip(why: &str) {
+    let test = std::thread::current().name().unwrap_or("?").to_owned();
+    let line = format!("\nSKIP {test}: {why}\n");
+    let _ = std::io::stdout().lock().write_all(line.as_bytes());
 }

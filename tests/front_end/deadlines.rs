@@ -36,7 +36,7 @@ fn start() -> (Daemon, Client, String) {
 }
 
 #[test]
-fn a_late_answer_is_undone_and_the_others_do_not_wait() {
+pub fn a_late_answer_is_undone_and_the_others_do_not_wait() {
     let (daemon, _producer, _) = start();
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let handle = vm.open("rw/x", READ_WRITE);
@@ -106,7 +106,7 @@ fn a_late_answer_is_undone_and_the_others_do_not_wait() {
 }
 
 #[test]
-fn a_late_unmap_frees_its_range_late() {
+pub fn a_late_unmap_frees_its_range_late() {
     let (daemon, _producer, _) = start();
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let handle = vm.open("rw/x", READ_WRITE);
@@ -130,7 +130,7 @@ fn a_late_unmap_frees_its_range_late() {
 }
 
 #[test]
-fn a_silent_probe_has_not_passed() {
+pub fn a_silent_probe_has_not_passed() {
     let (daemon, _producer, _) = start();
     let idle = daemon.idle(3);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Silent);
@@ -164,7 +164,7 @@ fn a_silent_probe_has_not_passed() {
 
 /// Without REPLY_ACK an answer never comes, and what isn't answered isn't confirmed.
 #[test]
-fn a_front_end_without_acknowledgements() {
+pub fn a_front_end_without_acknowledgements() {
     let (daemon, _producer, _) = start();
     let idle = daemon.idle(3);
     let manners = Manners {
@@ -183,7 +183,7 @@ fn a_front_end_without_acknowledgements() {
 }
 
 #[test]
-fn a_front_end_that_dies_while_it_maps() {
+pub fn a_front_end_that_dies_while_it_maps() {
     let (daemon, _producer, _) = start();
     let idle = daemon.idle(3);
     for access in [READ_ONLY, READ_WRITE] {
@@ -214,7 +214,7 @@ fn a_front_end_that_dies_while_it_maps() {
 }
 
 #[test]
-fn a_front_end_that_goes_but_holds_the_channel_open() {
+pub fn a_front_end_that_goes_but_holds_the_channel_open() {
     let (daemon, _producer, _) = start();
     let idle = daemon.idle(3);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Silent);

@@ -27,7 +27,7 @@ fn assert_no_hole(seen: &[Seen]) {
 }
 
 #[test]
-fn both_sides_write_to_the_same_memory() {
+pub fn both_sides_write_to_the_same_memory() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     let mut producer = Client::connect(&daemon);
@@ -83,13 +83,14 @@ fn both_sides_write_to_the_same_memory() {
 }
 
 #[test]
-fn a_front_end_that_honours_read_only_passes_the_probe() {
+pub fn a_front_end_that_honours_read_only_passes_the_probe() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let sealed = producer.share("ro/x", 2, SEALED);
     let unsealed = producer.share("vmm/x", 2, SIZED);
     let writable = producer.share("rw/x", 2, SIZED);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
+    let read_only = vm.open("ro/x", READ_ONLY);
     for (name, memory, enforcement) in [
         ("ro/x", &sealed, 4),
         ("vmm/x", &unsealed, 1),
@@ -131,13 +132,13 @@ fn a_front_end_that_honours_read_only_passes_the_probe() {
     );
     assert_no_hole(&seen);
     assert_eq!(
-        vm.map(1 << 32, 0, PAGE, READ_WRITE).unwrap_err(),
+        vm.map(read_only, 0, PAGE, READ_WRITE).unwrap_err(),
         Status::EACCES
     );
 }
 
 #[test]
-fn a_front_end_that_ignores_read_only_fails_the_probe() {
+pub fn a_front_end_that_ignores_read_only_fails_the_probe() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let _memory = [
@@ -189,7 +190,7 @@ fn a_front_end_that_ignores_read_only_fails_the_probe() {
 }
 
 #[test]
-fn read_write_needs_a_read_write_alias() {
+pub fn read_write_needs_a_read_write_alias() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let _memory = [
@@ -217,7 +218,7 @@ fn read_write_needs_a_read_write_alias() {
 }
 
 #[test]
-fn a_full_window_has_room_again_after_unmap() {
+pub fn a_full_window_has_room_again_after_unmap() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let _memory = producer.share("b/x", 16, SIZED);
@@ -247,7 +248,7 @@ fn a_full_window_has_room_again_after_unmap() {
 }
 
 #[test]
-fn a_vm_without_a_window() {
+pub fn a_vm_without_a_window() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let _memory = [
@@ -263,7 +264,7 @@ fn a_vm_without_a_window() {
 }
 
 #[test]
-fn a_front_end_that_refuses_everything() {
+pub fn a_front_end_that_refuses_everything() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     let mut producer = Client::connect(&daemon);
@@ -293,7 +294,7 @@ fn a_front_end_that_refuses_everything() {
 }
 
 #[test]
-fn a_front_end_without_a_back_end_channel() {
+pub fn a_front_end_without_a_back_end_channel() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let _memory = producer.share("rw/x", 2, SIZED);
@@ -311,7 +312,7 @@ fn a_front_end_without_a_back_end_channel() {
 }
 
 #[test]
-fn what_the_front_end_does_not_unmap_is_never_used_again() {
+pub fn what_the_front_end_does_not_unmap_is_never_used_again() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let _memory = producer.share("rw/x", 2, SIZED);

@@ -35,7 +35,7 @@ fn withdrawn(sequence: u64, name: &str) -> (u32, u64, String) {
 }
 
 #[test]
-fn each_peer_hears_of_what_it_may_open() {
+pub fn each_peer_hears_of_what_it_may_open() {
     let daemon = Daemon::start(CONFIG);
     let mut listener = Client::connect(&daemon);
     assert_eq!(listener.info().handles.get(), 0);
@@ -80,7 +80,7 @@ fn each_peer_hears_of_what_it_may_open() {
 }
 
 #[test]
-fn a_reset_starts_the_sequence_again() {
+pub fn a_reset_starts_the_sequence_again() {
     let daemon = Daemon::start(CONFIG);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     assert_eq!(vm.info().handles.get(), 0, "it runs");
@@ -101,7 +101,7 @@ fn a_reset_starts_the_sequence_again() {
 }
 
 #[test]
-fn buffers_that_are_too_small_go_back_and_the_event_waits() {
+pub fn buffers_that_are_too_small_go_back_and_the_event_waits() {
     let daemon = Daemon::start(CONFIG);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     assert_eq!(vm.info().handles.get(), 0, "it runs");
@@ -117,7 +117,7 @@ fn buffers_that_are_too_small_go_back_and_the_event_waits() {
 }
 
 #[test]
-fn a_gap_tells_that_events_were_lost() {
+pub fn a_gap_tells_that_events_were_lost() {
     let daemon = Daemon::start(CONFIG);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     assert_eq!(vm.info().handles.get(), 0);
@@ -154,7 +154,7 @@ fn a_gap_tells_that_events_were_lost() {
 
 /// A driver with VIRTIO_F_EVENT_IDX kicks only when it is asked to.
 #[test]
-fn events_go_on_with_event_index_negotiated() {
+pub fn events_go_on_with_event_index_negotiated() {
     let daemon = Daemon::start(CONFIG);
     let manners = Manners {
         event_idx: true,
@@ -189,7 +189,7 @@ fn events_go_on_with_event_index_negotiated() {
 }
 
 #[test]
-fn a_paused_vm_hears_later() {
+pub fn a_paused_vm_hears_later() {
     let daemon = Daemon::start(CONFIG);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     assert_eq!(vm.info().handles.get(), 0);
@@ -203,7 +203,7 @@ fn a_paused_vm_hears_later() {
 }
 
 #[test]
-fn buffers_go_with_their_producer_unless_kept() {
+pub fn buffers_go_with_their_producer_unless_kept() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);

@@ -86,7 +86,7 @@ fn memory_without_a_dma_buf(peer: &mut (impl Peer + Waits), handle: u64) {
 }
 
 #[test]
-fn memory_without_a_dma_buf_on_a_virtqueue() {
+pub fn memory_without_a_dma_buf_on_a_virtqueue() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     let mut producer = Client::connect(&daemon);
@@ -106,7 +106,7 @@ fn memory_without_a_dma_buf_on_a_virtqueue() {
 }
 
 #[test]
-fn memory_without_a_dma_buf_on_the_socket() {
+pub fn memory_without_a_dma_buf_on_the_socket() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     let mut producer = Client::connect(&daemon);
@@ -137,7 +137,7 @@ fn memory_without_a_dma_buf_on_the_socket() {
 }
 
 #[test]
-fn the_producer_hears_of_releases() {
+pub fn the_producer_hears_of_releases() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     producer.share("rw/x", 1, SealFlags::SHRINK);
@@ -155,7 +155,7 @@ fn the_producer_hears_of_releases() {
 }
 
 #[test]
-fn too_many_brackets() {
+pub fn too_many_brackets() {
     let config = CONFIG.replace("max-mappings = 6", "max-mappings = 6\nmax-waits = 2");
     let daemon = Daemon::start(&config);
     let mut producer = Client::connect(&daemon);
@@ -174,7 +174,7 @@ fn too_many_brackets() {
 }
 
 #[test]
-fn a_fence_source_that_is_none() {
+pub fn a_fence_source_that_is_none() {
     let mut command = crate::daemon::program();
     let directory = crate::daemon::Directory::new();
     let config = directory.join("config.toml");
@@ -244,7 +244,7 @@ fn ended_wait(vm: &mut FrontEnd, limit: Duration) -> Option<Reply> {
 }
 
 #[test]
-fn a_guest_waits_for_the_hosts_fence_and_nothing_else_does() {
+pub fn a_guest_waits_for_the_hosts_fence_and_nothing_else_does() {
     let Some(config) = fenced() else { return };
     let daemon = Daemon::start(&config);
     let idle = daemon.idle(3);
@@ -305,7 +305,7 @@ fn a_guest_waits_for_the_hosts_fence_and_nothing_else_does() {
 }
 
 #[test]
-fn a_hold_is_the_hosts_fence() {
+pub fn a_hold_is_the_hosts_fence() {
     let Some(config) = fenced() else { return };
     let daemon = Daemon::start(&config);
     let idle = daemon.idle(3);
@@ -365,7 +365,7 @@ fn a_hold_is_the_hosts_fence() {
 }
 
 #[test]
-fn a_client_goes_on_while_it_waits() {
+pub fn a_client_goes_on_while_it_waits() {
     let Some(config) = fenced() else { return };
     let daemon = Daemon::start(&config);
     let mut producer = Client::connect(&daemon);

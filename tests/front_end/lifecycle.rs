@@ -29,7 +29,7 @@ fn start() -> (Daemon, Client) {
 }
 
 #[test]
-fn a_hundred_front_ends_leave_nothing() {
+pub fn a_hundred_front_ends_leave_nothing() {
     let (daemon, _producer) = start();
     let idle = daemon.idle(3);
     for round in 0..100 {
@@ -48,7 +48,7 @@ fn a_hundred_front_ends_leave_nothing() {
 }
 
 #[test]
-fn front_ends_that_leave_early() {
+pub fn front_ends_that_leave_early() {
     let (daemon, _producer) = start();
     let idle = daemon.idle(3);
     let path = daemon.file("a.sock");
@@ -83,7 +83,7 @@ fn front_ends_that_leave_early() {
 }
 
 #[test]
-fn a_second_front_end_waits_for_the_first_to_go() {
+pub fn a_second_front_end_waits_for_the_first_to_go() {
     let (daemon, _producer) = start();
     let mut first = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let mut handle = first.open("rw/x", READ_WRITE);
@@ -110,7 +110,7 @@ fn a_second_front_end_waits_for_the_first_to_go() {
 }
 
 #[test]
-fn a_reset_makes_everything_stale() {
+pub fn a_reset_makes_everything_stale() {
     let (daemon, _producer) = start();
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let (slot, handle) = (vm.open("cam/0", READ_ONLY), vm.open("rw/x", READ_WRITE));
@@ -137,7 +137,7 @@ fn a_reset_makes_everything_stale() {
 }
 
 #[test]
-fn a_reset_while_the_front_end_maps() {
+pub fn a_reset_while_the_front_end_maps() {
     let (daemon, _producer) = start();
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let handle = vm.open("rw/x", READ_WRITE);
@@ -171,7 +171,7 @@ fn a_reset_while_the_front_end_maps() {
 }
 
 #[test]
-fn a_pause_keeps_everything() {
+pub fn a_pause_keeps_everything() {
     let (daemon, _producer) = start();
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let (slot, handle) = (vm.open("cam/0", READ_ONLY), vm.open("rw/x", READ_WRITE));
@@ -196,7 +196,7 @@ fn a_pause_keeps_everything() {
 }
 
 #[test]
-fn a_pause_while_the_front_end_maps() {
+pub fn a_pause_while_the_front_end_maps() {
     let (daemon, _producer) = start();
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let handle = vm.open("rw/x", READ_WRITE);
@@ -242,7 +242,7 @@ fn a_pause_while_the_front_end_maps() {
 }
 
 #[test]
-fn a_queue_that_is_disabled_and_enabled() {
+pub fn a_queue_that_is_disabled_and_enabled() {
     let (daemon, _producer) = start();
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let handle = vm.open("rw/x", READ_WRITE);
@@ -257,7 +257,7 @@ fn a_queue_that_is_disabled_and_enabled() {
 
 /// The kick is the front-end's: it can take it back between the daemon's wake-up and its read.
 #[test]
-fn kicks_that_are_taken_back() {
+pub fn kicks_that_are_taken_back() {
     let (daemon, _producer) = start();
     let idle = daemon.idle(3);
     for round in 0..100 {
@@ -283,7 +283,7 @@ fn kicks_that_are_taken_back() {
 
 /// A kick that is no eventfd, and never gives the eight bytes of one: the daemon itself holds its other end.
 #[test]
-fn kicks_that_never_end() {
+pub fn kicks_that_never_end() {
     let (daemon, _producer) = start();
     let idle = daemon.idle(3);
     let mut vm = FrontEnd::negotiate(&daemon, "a", Manners::default());

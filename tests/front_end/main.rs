@@ -8,6 +8,7 @@
 //! * [`message`]: requests and replies as bytes, and what both kinds of peers have in common
 //! * [`guest`]: guest memory and the driver's side of virtqueues, made by hand so that broken ones can be made, too
 //! * [`vmm`]: a front-end on the `vhost` crate; [`window`]: how it answers the daemon's mapping requests
+//! * [`relays`]: the same tests with VMs in processes of their own
 //! * [`client`]: a host process on the broker's socket
 #![allow(
     clippy::unwrap_used,
@@ -22,6 +23,7 @@ mod client;
 mod daemon;
 mod guest;
 mod message;
+mod relays;
 mod sys;
 mod vmm;
 mod window;
@@ -38,6 +40,8 @@ mod fds;
 mod fences;
 mod lifecycle;
 mod memory;
+mod relay;
+mod relay_faults;
 mod requests;
 mod rings;
 mod static_window;

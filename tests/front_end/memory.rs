@@ -17,7 +17,7 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo};
 const SIZED: SealFlags = SealFlags::SHRINK;
 
 #[test]
-fn memory_that_vanishes_under_a_request() {
+pub fn memory_that_vanishes_under_a_request() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     producer.share("rw/x", 1, SIZED);
@@ -59,7 +59,7 @@ fn memory_that_vanishes_under_a_request() {
 }
 
 #[test]
-fn memory_is_hot_plugged_and_unplugged() {
+pub fn memory_is_hot_plugged_and_unplugged() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
@@ -82,7 +82,7 @@ fn memory_is_hot_plugged_and_unplugged() {
 }
 
 #[test]
-fn memory_tables_that_make_no_sense_end_the_connection() {
+pub fn memory_tables_that_make_no_sense_end_the_connection() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let slots = producer.fill_pool();
@@ -120,7 +120,7 @@ fn memory_tables_that_make_no_sense_end_the_connection() {
 }
 
 #[test]
-fn queues_where_no_memory_is() {
+pub fn queues_where_no_memory_is() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     let spoil: [fn(&mut crate::guest::Ring); 4] = [
@@ -148,7 +148,7 @@ fn queues_where_no_memory_is() {
 }
 
 #[test]
-fn memory_that_is_truncated_stops_its_own_vm_only() {
+pub fn memory_that_is_truncated_stops_its_own_vm_only() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     let mut other = FrontEnd::connect(&daemon, "b", Answer::Honours);

@@ -18,7 +18,7 @@ const OWN: u64 = DATA + 0x28_0000;
 const HEAD: u16 = 200;
 
 #[test]
-fn config_space_and_shared_memory() {
+pub fn config_space_and_shared_memory() {
     let daemon = Daemon::start(CONFIG);
     let vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     assert_eq!(vm.config.magic, CONFIG_MAGIC);
@@ -41,7 +41,7 @@ fn config_space_and_shared_memory() {
 }
 
 #[test]
-fn info_tells_limits_and_what_is_held() {
+pub fn info_tells_limits_and_what_is_held() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let info = producer.info();
@@ -128,7 +128,7 @@ fn refuse_malformed(peer: &mut impl Peer) {
 }
 
 #[test]
-fn malformed_requests_on_a_virtqueue() {
+pub fn malformed_requests_on_a_virtqueue() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
@@ -138,7 +138,7 @@ fn malformed_requests_on_a_virtqueue() {
 }
 
 #[test]
-fn malformed_requests_on_the_socket() {
+pub fn malformed_requests_on_the_socket() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     let mut client = Client::connect(&daemon);
@@ -181,14 +181,14 @@ fn refuse_meaningless(peer: &mut impl Peer) {
 }
 
 #[test]
-fn meaningless_values() {
+pub fn meaningless_values() {
     let daemon = Daemon::start(CONFIG);
     refuse_meaningless(&mut FrontEnd::connect(&daemon, "a", Answer::Honours));
     refuse_meaningless(&mut Client::connect(&daemon));
 }
 
 #[test]
-fn too_little_room_for_a_reply() {
+pub fn too_little_room_for_a_reply() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let _slots = producer.fill_pool();
@@ -233,7 +233,7 @@ fn too_little_room_for_a_reply() {
 }
 
 #[test]
-fn a_request_without_any_writable_part() {
+pub fn a_request_without_any_writable_part() {
     let daemon = Daemon::start(CONFIG);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let bytes = request(OpCode::GetInfo.to_wire(), 1, &[0u8; 0]);
@@ -247,7 +247,7 @@ fn a_request_without_any_writable_part() {
 }
 
 #[test]
-fn a_list_fills_the_room_it_gets() {
+pub fn a_list_fills_the_room_it_gets() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let _slots = producer.fill_pool();
@@ -263,7 +263,7 @@ fn a_list_fills_the_room_it_gets() {
 }
 
 #[test]
-fn requests_and_replies_in_pieces() {
+pub fn requests_and_replies_in_pieces() {
     let daemon = Daemon::start(CONFIG);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let bytes = request(OpCode::GetInfo.to_wire(), 0xabcd, &[0u8; 0]);
@@ -309,7 +309,7 @@ fn requests_and_replies_in_pieces() {
 }
 
 #[test]
-fn producers_requests_are_not_for_virtqueues() {
+pub fn producers_requests_are_not_for_virtqueues() {
     let daemon = Daemon::start(CONFIG);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     for (op, bytes) in one_of_each() {
@@ -341,7 +341,7 @@ fn producers_requests_are_not_for_virtqueues() {
 }
 
 #[test]
-fn the_fence_queue_takes_nothing_else() {
+pub fn the_fence_queue_takes_nothing_else() {
     let daemon = Daemon::start(CONFIG);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     for (op, bytes) in one_of_each() {
@@ -381,13 +381,13 @@ fn the_fence_queue_takes_nothing_else() {
 }
 
 #[test]
-fn the_longest_request_is_known() {
+pub fn the_longest_request_is_known() {
     let longest = one_of_each().iter().map(|(_, bytes)| bytes.len()).max();
     assert_eq!(longest, Some(Request::MAX_LEN));
 }
 
 #[test]
-fn replies_come_with_event_index_negotiated() {
+pub fn replies_come_with_event_index_negotiated() {
     use crate::vmm::Manners;
     let daemon = Daemon::start(CONFIG);
     let manners = Manners {

@@ -68,7 +68,7 @@ fn stops_only_the_queue(queue: usize, lie: impl FnOnce(&mut Ring)) {
 }
 
 #[test]
-fn a_chain_that_never_ends() {
+pub fn a_chain_that_never_ends() {
     stops_only_the_queue(0, |ring| {
         offer(ring, HEAD, &[Descriptor::new(OWN, 16, NEXT, HEAD)]);
     });
@@ -92,7 +92,7 @@ fn a_chain_that_never_ends() {
 }
 
 #[test]
-fn descriptors_that_are_not_there() {
+pub fn descriptors_that_are_not_there() {
     for head in [256, 257, 0x8000, u16::MAX] {
         stops_only_the_queue(0, |ring| ring.offer(head));
     }
@@ -106,7 +106,7 @@ fn descriptors_that_are_not_there() {
 }
 
 #[test]
-fn descriptors_outside_memory() {
+pub fn descriptors_outside_memory() {
     let places = [
         (0, 16),
         (RAM - 8, 16),
@@ -145,7 +145,7 @@ fn descriptors_outside_memory() {
 }
 
 #[test]
-fn indirect_tables_that_lie() {
+pub fn indirect_tables_that_lie() {
     let lies: [(u64, u32, &[Descriptor]); 6] = [
         // A table in a table, also itself.
         (
@@ -172,7 +172,7 @@ fn indirect_tables_that_lie() {
 }
 
 #[test]
-fn readable_after_writable() {
+pub fn readable_after_writable() {
     stops_only_the_queue(0, |ring| {
         offer(
             ring,
@@ -186,7 +186,7 @@ fn readable_after_writable() {
 }
 
 #[test]
-fn an_index_that_jumps() {
+pub fn an_index_that_jumps() {
     for jump in [257, 0x8000] {
         stops_only_the_queue(0, |ring| ring.set_available(jump + 1));
     }
@@ -195,7 +195,7 @@ fn an_index_that_jumps() {
 }
 
 #[test]
-fn the_other_queues_lie() {
+pub fn the_other_queues_lie() {
     for queue in [1, 2] {
         stops_only_the_queue(queue, |ring| {
             offer(ring, HEAD, &[Descriptor::new(OWN, 16, NEXT, HEAD)]);
@@ -208,7 +208,7 @@ fn the_other_queues_lie() {
 
 /// Chains that are strange, and legal.
 #[test]
-fn the_same_chain_twice_and_chains_of_nothing() {
+pub fn the_same_chain_twice_and_chains_of_nothing() {
     let daemon = Daemon::start(CONFIG);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let ring = &mut vm.rings[0];
@@ -240,7 +240,7 @@ fn the_same_chain_twice_and_chains_of_nothing() {
 
 /// Rings whose parts lie at the very end of memory, or beyond it.
 #[test]
-fn rings_that_end_outside_memory() {
+pub fn rings_that_end_outside_memory() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     type Place = fn(&mut Ring);
@@ -273,7 +273,7 @@ fn rings_that_end_outside_memory() {
 
 /// The front-end that maps everything writable lists the window as memory, and the guest uses it as such.
 #[test]
-fn descriptors_and_rings_in_the_window() {
+pub fn descriptors_and_rings_in_the_window() {
     let daemon = Daemon::start(CONFIG);
     let mut producer = Client::connect(&daemon);
     let memory = producer.share("rw/x", 4, SealFlags::SHRINK);
@@ -308,7 +308,7 @@ fn descriptors_and_rings_in_the_window() {
 
 /// Whatever is in the rings: the daemon lives, and each reset makes it good again.
 #[test]
-fn random_rings() {
+pub fn random_rings() {
     let daemon = Daemon::start(CONFIG);
     let idle = daemon.idle(3);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);

@@ -35,7 +35,7 @@ fn with_pool() -> (Daemon, Client, Vec<Shared>) {
 }
 
 #[test]
-fn map_tells_where_the_bytes_are() {
+pub fn map_tells_where_the_bytes_are() {
     let (daemon, _producer, slots) = with_pool();
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::IgnoresReadOnly);
     let link = File::open(daemon.file("cam.pool")).unwrap();
@@ -92,7 +92,7 @@ fn map_tells_where_the_bytes_are() {
 }
 
 #[test]
-fn nobody_can_write_through_the_link() {
+pub fn nobody_can_write_through_the_link() {
     let (daemon, _producer, slots) = with_pool();
     let link = daemon.file("cam.pool");
     let read_only = File::open(&link).unwrap();
@@ -123,7 +123,7 @@ fn nobody_can_write_through_the_link() {
 }
 
 #[test]
-fn map_refuses_what_is_wrong() {
+pub fn map_refuses_what_is_wrong() {
     let (daemon, _producer, _slots) = with_pool();
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let handle = vm.open("cam/0", READ_ONLY);
@@ -161,7 +161,7 @@ fn map_refuses_what_is_wrong() {
 }
 
 #[test]
-fn a_pool_appears_with_its_last_slot() {
+pub fn a_pool_appears_with_its_last_slot() {
     let daemon = Daemon::start(CONFIG);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
     let mut producer = Client::connect(&daemon);
@@ -193,7 +193,7 @@ fn a_pool_appears_with_its_last_slot() {
 }
 
 #[test]
-fn a_vm_without_the_pool_has_no_window_for_it() {
+pub fn a_vm_without_the_pool_has_no_window_for_it() {
     let config = CONFIG.replace(
         "socket-path = \"{dir}/blind.sock\"\n",
         "socket-path = \"{dir}/blind.sock\"\n[[vm.grant]]\npool = \"cam\"\naccess = \"read-only\"\n",

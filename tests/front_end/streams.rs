@@ -200,7 +200,7 @@ fn event(client: &mut Client, kind: u32) -> Event {
 }
 
 #[test]
-fn a_frame_goes_to_a_vm_and_to_a_process_and_comes_back() {
+pub fn a_frame_goes_to_a_vm_and_to_a_process_and_comes_back() {
     let daemon = Daemon::start(&config());
     let idle = daemon.idle(3);
     let mut camera = Camera::new(&daemon, "t/front", 2);
@@ -317,7 +317,7 @@ fn adds_up(head: &StreamStatsReply, consumer: &ConsumerInfo) {
 }
 
 #[test]
-fn who_may_not_and_what_is_not_there() {
+pub fn who_may_not_and_what_is_not_there() {
     let daemon = Daemon::start(&config());
     let mut camera = Camera::new(&daemon, "t/front", 1);
     let stream = camera.stream;
@@ -368,7 +368,7 @@ fn who_may_not_and_what_is_not_there() {
 }
 
 #[test]
-fn a_slot_of_a_pool_goes_with_the_pool_only() {
+pub fn a_slot_of_a_pool_goes_with_the_pool_only() {
     let text = config().replace(
         "[[client.grant]]\npool = \"cam\"\naccess = \"read-write\"\n",
         "",
@@ -399,7 +399,7 @@ fn a_slot_of_a_pool_goes_with_the_pool_only() {
 }
 
 #[test]
-fn nobody_who_sleeps_holds_up_the_others() {
+pub fn nobody_who_sleeps_holds_up_the_others() {
     let daemon = Daemon::start(&config());
     let mut camera = Camera::new(&daemon, "t/front", 4);
     let mut awake = Client::connect(&daemon);
@@ -469,7 +469,7 @@ fn pending(client: &Client) -> Option<(Vec<u8>, Vec<std::os::fd::OwnedFd>)> {
 }
 
 #[test]
-fn a_full_event_queue_loses_no_frame() {
+pub fn a_full_event_queue_loses_no_frame() {
     let daemon = Daemon::start(&config());
     let mut camera = Camera::new(&daemon, "t/front", 4);
     let mut vm = FrontEnd::connect(&daemon, "a", Answer::Honours);
@@ -546,7 +546,7 @@ fn consume(daemon: &Daemon, stream: &str, depth: u32, ready: &std::sync::Barrier
 }
 
 #[test]
-fn ten_thousand_frames_to_64_sessions_add_up() {
+pub fn ten_thousand_frames_to_64_sessions_add_up() {
     const FRAMES: u64 = 10_000;
     const SESSIONS: u32 = 64;
     let daemon = Daemon::start(&config());
@@ -626,7 +626,7 @@ fn resident(daemon: &Daemon) -> u64 {
 }
 
 #[test]
-fn a_hundred_connections_leave_nothing_behind() {
+pub fn a_hundred_connections_leave_nothing_behind() {
     let daemon = Daemon::start(&config());
     let mut camera = Camera::new(&daemon, "t/front", 4);
     let cycle = |camera: &mut Camera, picture: u64| {

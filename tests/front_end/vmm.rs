@@ -93,6 +93,7 @@ impl FrontEnd {
 
     /// Everything that a front-end does before it starts the queues.
     pub fn negotiate(daemon: &Daemon, vm: &str, manners: Manners) -> Self {
+        daemon.relays.start(daemon, vm);
         let stream = UnixStream::connect(daemon.file(&format!("{vm}.sock"))).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         let mut frontend = Frontend::from_stream(stream.try_clone().unwrap(), 3);
