@@ -67,6 +67,9 @@ enum Task {
         /// The VM's name in the daemon's configuration (default: the first)
         #[arg(long)]
         vm: Option<String>,
+        /// Its device's socket, if that isn't the daemon's; its pools are those of the VM all the same
+        #[arg(long, value_name = "SOCKET")]
+        socket: Option<String>,
         /// The command's time limit in seconds; status 124 when it is reached
         #[arg(long, value_name = "SECONDS", default_value_t = 120)]
         timeout: u64,
@@ -184,9 +187,15 @@ pub fn run(arguments: Arguments) -> Result<i32> {
         Task::Guest {
             run,
             vm,
+            socket,
             timeout,
             link,
-        } => further_guest::command(&run, vm.as_deref(), Duration::from_secs(timeout), link),
+        } => further_guest::command(
+            &run,
+            (vm.as_deref(), socket),
+            Duration::from_secs(timeout),
+            link,
+        ),
         Task::Link { socket } => link::command(&socket),
         Task::Monitor {
             socket,

@@ -21,6 +21,7 @@ pub const ALL: &[Scenario] = &[
     KILLED_DAEMON,
     DRIVER_LIFECYCLE,
     TWO_VMS,
+    BROKER_PER_VM,
     HEAPS,
     STREAMS,
     BARE_METAL,
@@ -163,6 +164,39 @@ const TWO_VMS: Scenario = Scenario {
         "first_opens_more",
     ],
     limit: Duration::from_secs(300),
+};
+
+const BROKER_PER_VM: Scenario = Scenario {
+    name: "broker-per-vm",
+    beds: BOTH,
+    before: FRAMES,
+    host: Some(include_str!("../scenarios/broker-per-vm-host.sh")),
+    guest: None,
+    config: Some(include_str!("../scenarios/broker-per-vm.toml")),
+    required: &[
+        "unknown_user_refused",
+        "first_uid",
+        "second_uid",
+        "second_reads_the_pool",
+        "second_reads_its_own",
+        "second_refused_ro",
+        "second_refused_rw",
+        "first_reads_the_pool",
+        "first_reads_its_own",
+        "first_writes_its_own",
+        "first_refused_ro",
+        "first_refused_rw",
+        "holds_the_pool",
+        "cannot_write_the_pool",
+        "cannot_reach_the_other",
+        "pool_unchanged",
+        "daemon_released",
+        "second_goes_on",
+        "second_opens_more",
+        "host_goes_on",
+        "next_device_serves",
+    ],
+    limit: Duration::from_secs(420),
 };
 
 const HEAPS: Scenario = Scenario {

@@ -25,7 +25,7 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 /// Runs the command in a guest of its own, and returns its status.
 pub fn command(
     run: &str,
-    vm: Option<&str>,
+    (vm, socket): (Option<&str>, Option<String>),
     timeout: Duration,
     link: Option<PathBuf>,
 ) -> Result<i32> {
@@ -54,7 +54,7 @@ pub fn command(
         let text =
             fs::read_to_string(io.join("config.toml")).context("can't read the configuration")?;
         let vm = VmConfig::from_config(&text, vm)?;
-        options.socket = Some(vm.socket);
+        options.socket = Some(socket.unwrap_or(vm.socket));
         options.pools = vm.pools;
     }
     let (events, receiver) = mpsc::channel::<GuestEvent>();
