@@ -23,7 +23,7 @@ pub enum Lost {
     #[error("the broker has closed the connection")]
     Closed,
     /// A system call failed.
-    #[error("{0}")]
+    #[error("no connection to the broker: {0}")]
     Socket(#[from] Errno),
     /// The broker has broken a rule of the protocol.
     #[error("the broker lies: {0}")]

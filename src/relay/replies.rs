@@ -5,7 +5,7 @@ use super::Relay;
 use super::link::{Lost, Message};
 use super::memory::{self, Held};
 use super::open::{Open, Purpose};
-use super::requests::room_for_stats;
+use super::requests::{request, room_for_stats};
 use crate::session::{Asker, MAX_INFLIGHT};
 use dmabuf_protocol::wire::{
     BUFFER_STATIC_WINDOW, BufferInfo, ConsumerInfo, HeapReply, InfoReply, ListReply, OpenReply,
@@ -209,7 +209,8 @@ impl Relay {
                 ..FromZeros::new_zeroed()
             };
             let purpose = Purpose::Look { id, list };
-            let sent = self.forward(OpCode::Open, (asker, capacity), body.as_bytes(), purpose);
+            let message = request(OpCode::Open, body.as_bytes());
+            let sent = self.forward(OpCode::Open, (asker, capacity), message, purpose);
             if sent.is_err() {
                 self.answer(asker, sent);
             }

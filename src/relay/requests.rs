@@ -44,10 +44,7 @@ impl Relay {
         if !self.link.is_up() && op != OpCode::Unmap {
             return Err(Status::EIO);
         }
-        let mut body = bytes
-            .get(size_of::<RequestHeader>()..)
-            .unwrap_or_default()
-            .to_vec();
+        let mut message = bytes.to_vec();
         let mut purpose = Purpose::Reply;
         match request {
             Request::Map {
@@ -60,23 +57,23 @@ impl Relay {
             Request::Close(handle) => return self.close(asker, handle),
             Request::FenceCancel { tag } => {
                 let tag = self.wait_with(tag).ok_or(Status::ENOENT)?;
-                body = tag.to_le_bytes().to_vec();
+                set(&mut message, BODY, &tag.to_le_bytes());
             }
             Request::List { max, .. } => {
-                at_most(&mut body, max, room::<ListReply, BufferInfo>(capacity))
+                at_most(&mut message, max, room::<ListReply, BufferInfo>(capacity))
             }
             Request::Stream(StreamRequest::List { max, .. }) => {
-                at_most(&mut body, max, room::<ListReply, StreamInfo>(capacity));
+                at_most(&mut message, max, room::<ListReply, StreamInfo>(capacity));
             }
             // The broker gives all of them at once: which of those the guest gets is decided here.
             Request::Stream(StreamRequest::Stats { cursor, .. }) => {
-                set(&mut body, CURSOR_OF_STATS, 0);
+                set(&mut message, CURSOR_OF_STATS, &[0; 4]);
                 let from = usize::try_from(cursor).unwrap_or(usize::MAX);
                 purpose = Purpose::Stats { from };
             }
             _ => {}
         }
-        self.forward(op, (asker, capacity), &body, purpose)
+        self.forward(op, (asker, capacity), message, purpose)
     }
 
     /// Whether a guest of this VM can ask for this at all. Whether it may, the broker says.
@@ -93,7 +90,7 @@ impl Relay {
         &mut self,
         op: OpCode,
         (asker, capacity): (Asker, usize),
-        body: &[u8],
+        message: Vec<u8>,
         purpose: Purpose,
     ) -> Sent {
         if self.open.len() >= MAX_OPEN {
@@ -110,37 +107,33 @@ impl Relay {
             capacity,
             deadline: (!slow).then(|| now + DEADLINE),
             purpose,
-            subject: start_of(body),
+            subject: subject_of(&message),
         };
-        self.send(open, body);
+        self.send(open, message);
         Ok(None)
     }
 
     /// Sends a request that the guest knows nothing of.
     pub(super) fn send_quietly(&mut self, op: OpCode, body: &[u8], purpose: Purpose) {
         if self.link.is_up() && self.open.len() < MAX_OPEN + MAX_QUIET {
+            let message = request(op, body);
             let open = Open {
                 op,
                 asker: None,
                 capacity: usize::MAX,
                 deadline: Some(Instant::now() + DEADLINE),
                 purpose,
-                subject: start_of(body),
+                subject: subject_of(&message),
             };
-            self.send(open, body);
+            self.send(open, message);
         }
     }
 
-    fn send(&mut self, open: Open, body: &[u8]) {
+    fn send(&mut self, open: Open, mut message: Vec<u8>) {
         self.last_tag += 1;
-        let header = RequestHeader {
-            op: open.op.to_wire().into(),
-            tag: self.last_tag.into(),
-            ..FromZeros::new_zeroed()
-        };
+        set(&mut message, TAG, &self.last_tag.to_le_bytes());
         self.open.insert(self.last_tag, open);
-        let request = [header.as_bytes(), body].concat();
-        let sent: Result<(), Lost> = self.link.send(self.last_tag, request);
+        let sent: Result<(), Lost> = self.link.send(self.last_tag, message);
         if let Err(lost) = sent {
             self.lost(lost);
         }
@@ -169,12 +162,12 @@ impl Relay {
         let held = self.handles.remove(&handle).ok_or(Status::ESTALE)?;
         let purpose = Purpose::Close(handle, held);
         let capacity = OpCode::Close.min_reply();
-        let body = handle.0.to_le_bytes();
+        let message = request(OpCode::Close, &handle.0.to_le_bytes());
         if self.open.len() >= MAX_OPEN {
             self.put_back(purpose);
             return Err(Status::EBUSY);
         }
-        self.forward(OpCode::Close, (asker, capacity), &body, purpose)
+        self.forward(OpCode::Close, (asker, capacity), message, purpose)
     }
 
     /// A handle that wasn't closed after all.
@@ -210,7 +203,8 @@ impl Relay {
             access,
         };
         let capacity = OpCode::Derive.min_reply();
-        self.forward(OpCode::Derive, (asker, capacity), body.as_bytes(), purpose)
+        let message = request(OpCode::Derive, body.as_bytes());
+        self.forward(OpCode::Derive, (asker, capacity), message, purpose)
     }
 
     pub(super) fn map_now(
@@ -231,30 +225,43 @@ impl Relay {
     }
 }
 
+/// Where a request has its tag, and what follows its header.
+const TAG: usize = 8;
+const BODY: usize = size_of::<RequestHeader>();
 /// Where STREAM_STATS has its `cursor`.
-const CURSOR_OF_STATS: usize = 64;
+const CURSOR_OF_STATS: usize = BODY + 64;
 /// Where LIST and STREAM_LIST have their `max`.
-const MAX_OF_LIST: usize = 8;
+const MAX_OF_LIST: usize = BODY + 8;
+
+/// A request without its tag.
+pub(super) fn request(op: OpCode, body: &[u8]) -> Vec<u8> {
+    let header = RequestHeader {
+        op: op.to_wire().into(),
+        ..FromZeros::new_zeroed()
+    };
+    [header.as_bytes(), body].concat()
+}
 
 /// Asks for no more entries than the guest has room for.
-fn at_most(body: &mut [u8], max: u32, fit: usize) {
+fn at_most(list: &mut [u8], max: u32, fit: usize) {
     let fit = u32::try_from(fit).unwrap_or(u32::MAX);
-    set(body, MAX_OF_LIST, if max == 0 { fit } else { max.min(fit) });
+    let most = if max == 0 { fit } else { max.min(fit) };
+    set(list, MAX_OF_LIST, &most.to_le_bytes());
 }
 
-fn set(body: &mut [u8], at: usize, value: u32) {
-    if let Some(field) = body.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
-        *field = value.to_le_bytes();
-    }
+fn set(message: &mut [u8], at: usize, value: &[u8]) {
+    let field = message.iter_mut().skip(at);
+    field.zip(value).for_each(|(to, from)| *to = *from);
 }
 
-fn start_of(body: &[u8]) -> [u8; 16] {
-    let mut start = [0; 16];
-    start
+fn subject_of(message: &[u8]) -> [u8; 16] {
+    let mut subject = [0; 16];
+    let body = message.iter().skip(BODY);
+    subject
         .iter_mut()
         .zip(body)
         .for_each(|(to, from)| *to = *from);
-    start
+    subject
 }
 
 /// How many consumers the guest has room for.

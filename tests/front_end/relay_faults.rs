@@ -371,7 +371,7 @@ fn a_broker_that_lies() {
 fn too_much_for_a_broker_that_does_not_answer() {
     let broker = Fake::start();
     let mut vm = FrontEnd::connect(&broker.relay, "vm", Answer::Honours);
-    let mut client = Client::of(accept(&broker.listener));
+    let client = Client::of(accept(&broker.listener));
     let reads = std::thread::spawn(move || while client.receive(2 * LIMIT).is_some() {});
     let wait = request(OpCode::StreamClose.to_wire(), 3, &[0u8; 8]);
     // More than the ring has room for, so in turns: those that timed out are still open.
