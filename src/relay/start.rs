@@ -59,7 +59,7 @@ impl Terms {
         };
         let socket = sys::connect(path).map_err(|errno| {
             failed(format!(
-                "{errno}: is the daemon running that serves it, and may this user connect?"
+                "{errno}: is the daemon running that serves it, and may this user connect? (--serve-broker makes one)"
             ))
         })?;
         Self::ask_by(&socket).map_err(|errno| {

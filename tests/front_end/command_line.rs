@@ -10,6 +10,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
+use vhost_device_dmabuf::sys;
 
 fn run(arguments: &[&str]) -> Output {
     program().args(arguments).output().unwrap()
@@ -226,6 +227,69 @@ fn wrong_options_are_refused() {
     for fd in ["0", "1", "2", "999"] {
         refused(&run(&["--fd", fd]), &["fd", fd]);
     }
+}
+
+#[test]
+fn a_vm_with_a_broker() {
+    let directory = Directory::new();
+    let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let (socket, broker) = (path("vm.sock"), path("broker.sock"));
+    let common = ["--socket-path", &socket, "--broker", &broker];
+    let with = |more: &[&str]| run(&[&common[..], more].concat());
+    assert!(
+        with(&["--check", "--window-size", "1M"]).status.success(),
+        "nothing is connected to"
+    );
+    refused(&with(&["--window-size", "5M"]), &["--window-size"]);
+    for option in [
+        ["--pool", "p=memfd:1x4K"],
+        ["--heap", "system"],
+        ["--buffer", "b=p:4K"],
+        ["--grant", "b:ro"],
+    ] {
+        refused(&with(&option), &[option[0], "--broker", "[[client]]"]);
+    }
+    refused(&with(&["--serve-broker", "/x"]), &["--serve-broker"]);
+    refused(&run(&["--broker", &broker]), &["--socket-path", "--fd"]);
+    refused(
+        &run(&["--broker", &broker, "--config", "/x"]),
+        &["--config", "[[client]]"],
+    );
+    refused(
+        &run(&["--socket-path", &socket, "--static-window", "/x"]),
+        &["--static-window", "--broker", "--pool"],
+    );
+    // Nobody there; nobody listening; somebody who closes at once.
+    refused(&with(&[]), &[&broker, "is the daemon running"]);
+    drop(sys::listen(&directory.join("broker.sock")).unwrap());
+    refused(&with(&[]), &[&broker, "refused"]);
+    let daemon = Daemon::start(&CONFIG.replace("\"producer\"", "\"producer\"\nuid = 4999"));
+    let theirs = daemon.file("broker.sock");
+    refused(
+        &run(&[
+            "--socket-path",
+            &socket,
+            "--broker",
+            theirs.to_str().unwrap(),
+        ]),
+        &["[[client]]", "uid"],
+    );
+    assert!(!directory.join("vm.sock").exists(), "no socket is left");
+    // A static window that is none.
+    let daemon = Daemon::start(CONFIG);
+    let theirs = daemon.file("broker.sock");
+    let common = [
+        "--socket-path",
+        &socket,
+        "--broker",
+        theirs.to_str().unwrap(),
+    ];
+    let with = |window: &str| run(&[&common[..], &["--static-window", window]].concat());
+    let link = daemon.file("cam.pool");
+    refused(&with(link.to_str().unwrap()), &["cam.pool", "sealed"]);
+    refused(&with("/dev/null"), &["/dev/null", "pool"]);
+    let config = daemon.file("config.toml");
+    refused(&with(config.to_str().unwrap()), &["pool"]);
 }
 
 #[test]
