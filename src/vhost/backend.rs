@@ -189,6 +189,9 @@ impl VhostUserBackend for Backend {
 
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
         if queue == u32::from(QUEUE_CONTROL) {
+            // A kick from before that is being handled must not take this for a device that starts: the reset that
+            // follows would then not be one.
+            let _worker = self.device();
             self.shared.running().set(false);
         }
         Ok(())

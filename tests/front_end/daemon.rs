@@ -147,7 +147,8 @@ pub struct Usage {
 
 #[derive(Default)]
 struct Log {
-    lines: Mutex<(Vec<String>, bool)>,
+    /// And how many write to it.
+    lines: Mutex<(Vec<String>, usize)>,
     changed: Condvar,
 }
 
@@ -204,12 +205,13 @@ impl Daemon {
             .spawn()
             .unwrap();
         let (output, writer) = (process.stderr.take().unwrap(), Arc::clone(&log));
+        log.lines.lock().unwrap().1 += 1;
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 writer.lines.lock().unwrap().0.push(line);
                 writer.changed.notify_all();
             }
-            writer.lines.lock().unwrap().1 = true;
+            writer.lines.lock().unwrap().1 -= 1;
             writer.changed.notify_all();
         });
         let daemon = Self {
@@ -278,8 +280,9 @@ impl Daemon {
     pub fn logged(&self, parts: &[&str]) -> String {
         let fits = |line: &&String| parts.iter().all(|part| line.contains(part));
         let lines = self.log.lines.lock().unwrap();
-        let waiting =
-            |(lines, end): &mut (Vec<String>, bool)| !lines.iter().any(|l| fits(&l)) && !*end;
+        let waiting = |(lines, writers): &mut (Vec<String>, usize)| {
+            !lines.iter().any(|l| fits(&l)) && *writers > 0
+        };
         let (lines, _) = self
             .log
             .changed
