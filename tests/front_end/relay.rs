@@ -52,7 +52,7 @@ relayed! {
         events_go_on_with_event_index_negotiated
         a_paused_vm_hears_later
         buffers_go_with_their_producer_unless_kept;
-    fences:
+    fences: memory_without_a_dma_buf_on_a_virtqueue
         the_producer_hears_of_releases
         too_many_brackets
         a_guest_waits_for_the_hosts_fence_and_nothing_else_does
