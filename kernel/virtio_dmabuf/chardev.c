@@ -20,8 +20,6 @@
 #include "vdmabuf.h"
 
 #define VDMABUF_MINORS		64
-/* Buffers in one page of the list: the reply stays below 4 KiB */
-#define VDMABUF_LIST_MAX	25
 /* Events that an open file keeps until they are read */
 #define VDMABUF_CLIENT_EVENTS	64
 
@@ -75,106 +73,6 @@ static int vdmabuf_ioc_info(struct vdmabuf_device *vd, void __user *uarg)
 	export_uuid(arg.uuid, &vd->uuid);
 	memcpy(arg.name, reply.name, sizeof(arg.name));
 	return copy_to_user(uarg, &arg, sizeof(arg)) ? -EFAULT : 0;
-}
-
-static void vdmabuf_buffer_to_ioc(struct virtio_dmabuf_ioc_buffer *out,
-				  const struct virtio_dmabuf_buffer *in)
-{
-	unsigned int i;
-
-	out->id = le64_to_cpu(in->id);
-	out->size = le64_to_cpu(in->size);
-	out->access = le32_to_cpu(in->access);
-	out->enforcement = le32_to_cpu(in->enforcement);
-	out->heap = le32_to_cpu(in->heap);
-	out->flags = le32_to_cpu(in->flags);
-	out->fourcc = le32_to_cpu(in->format.fourcc);
-	out->width = le32_to_cpu(in->format.width);
-	out->height = le32_to_cpu(in->format.height);
-	out->num_planes = le32_to_cpu(in->format.num_planes);
-	out->modifier = le64_to_cpu(in->format.modifier);
-	for (i = 0; i < ARRAY_SIZE(out->offset); i++) {
-		out->offset[i] = le32_to_cpu(in->format.offset[i]);
-		out->stride[i] = le32_to_cpu(in->format.stride[i]);
-	}
-	memcpy(out->name, in->name, sizeof(out->name));
-}
-
-struct vdmabuf_list_reply {
-	struct virtio_dmabuf_list_resp head;
-	struct virtio_dmabuf_buffer buffers[VDMABUF_LIST_MAX];
-};
-
-/* One page of the list from the host. -EIO if it makes no sense. */
-static int vdmabuf_list_page(struct vdmabuf_device *vd, u64 cursor, u32 max,
-			     struct vdmabuf_list_reply *reply)
-{
-	struct virtio_dmabuf_list body = {
-		.cursor = cpu_to_le64(cursor),
-		.max = cpu_to_le32(max),
-	};
-	struct vdmabuf_call call = {
-		.session = vdmabuf_session(vd),
-		.op = VIRTIO_DMABUF_LIST,
-		.body = &body,
-		.body_len = sizeof(body),
-		.reply = reply,
-		.reply_min = sizeof(reply->head),
-		.reply_max = sizeof(reply->head) + max * sizeof(reply->buffers[0]),
-	};
-	u32 count;
-	u64 next;
-	int err = vdmabuf_call(vd, &call);
-
-	if (err)
-		return err;
-	count = le32_to_cpu(reply->head.count);
-	next = le64_to_cpu(reply->head.next);
-	/* A cursor that doesn't grow would never end. */
-	if (count > max || (next && (!count || next <= cursor)) ||
-	    call.reply_len != sizeof(reply->head) + count * sizeof(reply->buffers[0])) {
-		dev_warn_ratelimited(&vd->dev, "malformed list\n");
-		return -EIO;
-	}
-	return 0;
-}
-
-static int vdmabuf_ioc_list(struct vdmabuf_device *vd, void __user *uarg)
-{
-	struct virtio_dmabuf_ioc_buffer __user *ubufs;
-	struct virtio_dmabuf_ioc_buffer out;
-	struct virtio_dmabuf_ioc_list arg;
-	struct vdmabuf_list_reply *reply;
-	u32 i, count;
-	int err;
-
-	if (copy_from_user(&arg, uarg, sizeof(arg)))
-		return -EFAULT;
-	if (!arg.count || arg.reserved)
-		return -EINVAL;
-	ubufs = u64_to_user_ptr(arg.buffers);
-
-	reply = kzalloc(sizeof(*reply), GFP_KERNEL);
-	if (!reply)
-		return -ENOMEM;
-	err = vdmabuf_list_page(vd, arg.cursor, min(arg.count, VDMABUF_LIST_MAX), reply);
-	if (err)
-		goto free;
-	count = le32_to_cpu(reply->head.count);
-	for (i = 0; i < count; i++) {
-		vdmabuf_buffer_to_ioc(&out, &reply->buffers[i]);
-		if (copy_to_user(&ubufs[i], &out, sizeof(out))) {
-			err = -EFAULT;
-			goto free;
-		}
-	}
-	arg.count = count;
-	arg.next = le64_to_cpu(reply->head.next);
-	if (copy_to_user(uarg, &arg, sizeof(arg)))
-		err = -EFAULT;
-free:
-	kfree(reply);
-	return err;
 }
 
 /**

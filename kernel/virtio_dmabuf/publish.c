@@ -16,13 +16,6 @@ static int vdmabuf_publish(struct vdmabuf_device *vd, const struct vdmabuf_buffe
 	struct virtio_dmabuf_publish body = {
 		.handle = cpu_to_le64(buf->handle),
 		.flags = cpu_to_le64(arg->flags),
-		.format = {
-			.fourcc = cpu_to_le32(arg->fourcc),
-			.width = cpu_to_le32(arg->width),
-			.height = cpu_to_le32(arg->height),
-			.num_planes = cpu_to_le32(arg->num_planes),
-			.modifier = cpu_to_le64(arg->modifier),
-		},
 	};
 	struct vdmabuf_call call = {
 		.session = buf->session,
@@ -30,12 +23,8 @@ static int vdmabuf_publish(struct vdmabuf_device *vd, const struct vdmabuf_buffe
 		.body = &body,
 		.body_len = sizeof(body),
 	};
-	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(arg->offset); i++) {
-		body.format.offset[i] = cpu_to_le32(arg->offset[i]);
-		body.format.stride[i] = cpu_to_le32(arg->stride[i]);
-	}
+	vdmabuf_format_to_wire(&body.format, &arg->format);
 	memcpy(body.name, arg->name, sizeof(body.name));
 	return vdmabuf_call(vd, &call);
 }

@@ -14,6 +14,7 @@
  * sync.c     CPU access to them, brought to the host
  * fence.c    fences of the host, brought to them
  * fence_ioctl.c the ioctls for that
+ * list.c     the ioctls that list the host's buffers and streams
  * publish.c  the ioctls by which a guest shares what it has allocated
  * chardev.c  /dev/virtio-dmabufN
  *
@@ -379,6 +380,14 @@ void vdmabuf_fence_init(struct vdmabuf_device *vd);
 /* fence_ioctl.c */
 long vdmabuf_fence_ioctl(struct vdmabuf_device *vd, unsigned int cmd, void __user *uarg,
 			 bool nonblock);
+
+/* list.c */
+void vdmabuf_format_from_wire(struct virtio_dmabuf_ioc_format *out,
+			      const struct virtio_dmabuf_format *in);
+void vdmabuf_format_to_wire(struct virtio_dmabuf_format *out,
+			    const struct virtio_dmabuf_ioc_format *in);
+int vdmabuf_ioc_list(struct vdmabuf_device *vd, void __user *uarg);
+int vdmabuf_ioc_stream_list(struct vdmabuf_device *vd, void __user *uarg);
 
 /* publish.c */
 int vdmabuf_ioc_publish(struct vdmabuf_device *vd, void __user *uarg);

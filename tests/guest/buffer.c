@@ -81,7 +81,7 @@ int device_info(int dev, struct virtio_dmabuf_ioc_info *info)
 int device_list(int dev, void (*each)(const struct virtio_dmabuf_ioc_buffer *, void *), void *arg)
 {
 	struct virtio_dmabuf_ioc_buffer page[8];
-	struct virtio_dmabuf_ioc_list list = { .buffers = (uintptr_t)page };
+	struct virtio_dmabuf_ioc_list list = { .entries = (uintptr_t)page };
 
 	do {
 		list.count = sizeof(page) / sizeof(page[0]);

@@ -57,7 +57,7 @@ static void list_one(const struct virtio_dmabuf_ioc_buffer *b, void *arg)
 	printf("buffer %s id %llu size %llu access %s enforcement %u heap %u flags %#x format %.4s %ux%u\n",
 	       printable(b->name, name), (unsigned long long)b->id, (unsigned long long)b->size,
 	       b->access == VIRTIO_DMABUF_RDWR ? "rw" : "ro", b->enforcement, b->heap, b->flags,
-	       b->fourcc ? (const char *)&b->fourcc : "-", b->width, b->height);
+	       b->format.fourcc ? (const char *)&b->format.fourcc : "-", b->format.width, b->format.height);
 }
 
 static void cmd_list(void)

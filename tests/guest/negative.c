@@ -83,13 +83,13 @@ static void open_arguments(int dev)
 static void list_arguments(int dev)
 {
 	struct virtio_dmabuf_ioc_buffer one;
-	struct virtio_dmabuf_ioc_list list = { .buffers = (uintptr_t)&one };
+	struct virtio_dmabuf_ioc_list list = { .entries = (uintptr_t)&one };
 
 	expect("list_count_0", outcome(ioctl(dev, VIRTIO_DMABUF_IOC_LIST, &list)), EINVAL);
 	list.count = 1;
 	list.reserved = 1;
 	expect("list_reserved", outcome(ioctl(dev, VIRTIO_DMABUF_IOC_LIST, &list)), EINVAL);
-	list = (struct virtio_dmabuf_ioc_list){ .cursor = ~0ULL, .buffers = (uintptr_t)&one, .count = 1 };
+	list = (struct virtio_dmabuf_ioc_list){ .cursor = ~0ULL, .entries = (uintptr_t)&one, .count = 1 };
 	expect("list_past_end", outcome(ioctl(dev, VIRTIO_DMABUF_IOC_LIST, &list)), 0);
 	report("list_past_end_empty", list.count == 0 && list.next == 0, "count", report_arg);
 	expect("list_null", outcome(ioctl(dev, VIRTIO_DMABUF_IOC_LIST, NULL)), EFAULT);

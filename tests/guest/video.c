@@ -116,11 +116,13 @@ int video_publish(int fd, const char *name, const struct picture *picture)
 {
 	struct virtio_dmabuf_ioc_publish publish = {
 		.fd = fd,
-		.fourcc = picture->fourcc,
-		.width = picture->width,
-		.height = picture->height,
-		.num_planes = 1,
-		.stride = { picture->stride },
+		.format = {
+			.fourcc = picture->fourcc,
+			.width = picture->width,
+			.height = picture->height,
+			.num_planes = 1,
+			.stride = { picture->stride },
+		},
 	};
 	int dev = device_open(O_RDWR), err;
 

@@ -518,6 +518,28 @@ struct virtio_dmabuf_ioc_info {
 };
 
 /**
+ * struct virtio_dmabuf_ioc_format - the layout of a picture in a buffer
+ * @fourcc: DRM format; 0: not known, and all that follows is 0
+ * @width: pixels
+ * @height: pixels
+ * @num_planes: planes in use, 1 to 4
+ * @modifier: DRM format modifier
+ * @offset: offset of each plane in bytes
+ * @stride: bytes from line to line of each plane
+ *
+ * It is as its producer has described it: check that it fits into the buffer.
+ */
+struct virtio_dmabuf_ioc_format {
+	__u32 fourcc;
+	__u32 width;
+	__u32 height;
+	__u32 num_planes;
+	__u64 modifier;
+	__u32 offset[4];
+	__u32 stride[4];
+};
+
+/**
  * struct virtio_dmabuf_ioc_buffer - one buffer of the list
  * @id: number of the buffer on the host, never used again
  * @size: bytes
@@ -525,13 +547,7 @@ struct virtio_dmabuf_ioc_info {
  * @enforcement: VIRTIO_DMABUF_ENFORCE_*
  * @heap: VIRTIO_DMABUF_HEAP_*
  * @flags: VIRTIO_DMABUF_BUFFER_*
- * @fourcc: DRM format of the picture in it, 0 if not known
- * @width: pixels
- * @height: pixels
- * @num_planes: planes in use
- * @modifier: DRM format modifier
- * @offset: offset of each plane in bytes
- * @stride: bytes from line to line of each plane
+ * @format: the picture in it
  * @name: NUL-padded name
  */
 struct virtio_dmabuf_ioc_buffer {
@@ -541,28 +557,23 @@ struct virtio_dmabuf_ioc_buffer {
 	__u32 enforcement;
 	__u32 heap;
 	__u32 flags;
-	__u32 fourcc;
-	__u32 width;
-	__u32 height;
-	__u32 num_planes;
-	__u64 modifier;
-	__u32 offset[4];
-	__u32 stride[4];
+	struct virtio_dmabuf_ioc_format format;
 	__u8 name[VIRTIO_DMABUF_NAME_LEN];
 };
 
 /**
- * struct virtio_dmabuf_ioc_list - a page of the list
+ * struct virtio_dmabuf_ioc_list - a page of the list of buffers, or of streams
  * @cursor: in: 0, or @next of the page before
  * @next: out: cursor of the next page, 0 after the last
- * @buffers: in: address of an array of struct virtio_dmabuf_ioc_buffer
+ * @entries: in: address of an array of struct virtio_dmabuf_ioc_buffer, or of
+ *	     struct virtio_dmabuf_ioc_stream_info
  * @count: in: length of that array; out: entries filled
  * @reserved: zero
  */
 struct virtio_dmabuf_ioc_list {
 	__u64 cursor;
 	__u64 next;
-	__u64 buffers;
+	__u64 entries;
 	__u32 count;
 	__u32 reserved;
 };
@@ -587,10 +598,10 @@ struct virtio_dmabuf_ioc_open {
 
 /**
  * struct virtio_dmabuf_ioc_event - what read() returns, whole ones only
- * @kind: VIRTIO_DMABUF_EVENT_*
+ * @kind: VIRTIO_DMABUF_EVENT_ADDED, _WITHDRAWN, _RELEASED or _STREAM_ADDED
  * @reserved: zero
  * @sequence: counts up by one; a gap means that events were lost, list again
- * @buffer: number of the buffer
+ * @buffer: number of the buffer, or of the stream
  * @value: of VIRTIO_DMABUF_EVENT_RELEASED: what the consumer said; else zero
  * @name: its name
  */
@@ -704,25 +715,13 @@ struct virtio_dmabuf_ioc_release {
  * @name: NUL-padded name; the host says which ones this guest may use
  * @fd: a dma-buf that was allocated from one of the host's heaps
  * @flags: VIRTIO_DMABUF_PUBLISH_KEEP or 0: whether the name stays when this guest is reset
- * @fourcc: DRM format of the picture in it; 0: not known, and all that follows is 0
- * @width: pixels
- * @height: pixels
- * @num_planes: planes in use
- * @modifier: DRM format modifier
- * @offset: offset of each plane in bytes
- * @stride: bytes from line to line of each plane
+ * @format: the picture in it
  */
 struct virtio_dmabuf_ioc_publish {
 	__u8 name[VIRTIO_DMABUF_NAME_LEN];
 	__s32 fd;
 	__u32 flags;
-	__u32 fourcc;
-	__u32 width;
-	__u32 height;
-	__u32 num_planes;
-	__u64 modifier;
-	__u32 offset[4];
-	__u32 stride[4];
+	struct virtio_dmabuf_ioc_format format;
 };
 
 /**
@@ -731,6 +730,251 @@ struct virtio_dmabuf_ioc_publish {
  */
 struct virtio_dmabuf_ioc_withdraw {
 	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+/*
+ * Streams. A stream is a named sequence of frames over a fixed set of buffers, with
+ * one producer and any number of consumers. Each end is a file of its own, which
+ * VIRTIO_DMABUF_IOC_STREAM_OPEN or _STREAM_CREATE makes; closing it closes the end.
+ * A guest has at most 64 ends: one more is EMFILE.
+ *
+ * A file belongs to the session in which it was made. After a reset, a suspend, or
+ * when the device or the host's daemon is gone, everything on it fails with EIO, and
+ * poll() tells EPOLLERR | EPOLLHUP.
+ *
+ * Every call that isn't answered from what the driver knows is a request to the
+ * host: also with O_NONBLOCK it takes the time of its answer. O_NONBLOCK is about
+ * waiting for frames, and for buffers that are free.
+ */
+
+/**
+ * struct virtio_dmabuf_ioc_stream_info - one stream of the list of those that this guest may consume
+ * @id: number of the stream on the host, never used again
+ * @produced: frames so far
+ * @buffers: its buffers
+ * @consumers: its consumers
+ * @format: the pictures in it
+ * @name: NUL-padded name
+ */
+struct virtio_dmabuf_ioc_stream_info {
+	__u64 id;
+	__u64 produced;
+	__u32 buffers;
+	__u32 consumers;
+	struct virtio_dmabuf_ioc_format format;
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
+/**
+ * struct virtio_dmabuf_ioc_consumer - what a consumer of a stream has had
+ * @peer: what the host calls it
+ * @mode: VIRTIO_DMABUF_MODE_*
+ * @depth: of VIRTIO_DMABUF_MODE_FIFO
+ * @joined: frames that the stream had seen before
+ * @delivered: frames that it acquired
+ * @skipped: frames that it didn't get
+ * @expired: holds that ended by their deadline
+ * @ready: frames that wait for it
+ * @held: frames that it holds
+ */
+struct virtio_dmabuf_ioc_consumer {
+	__u8 peer[VIRTIO_DMABUF_NAME_LEN];
+	__u32 mode;
+	__u32 depth;
+	__u64 joined;
+	__u64 delivered;
+	__u64 skipped;
+	__u64 expired;
+	__u32 ready;
+	__u32 held;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_stream_stats - a stream's counters, and a page of its consumers'
+ * @name: in: NUL-padded name
+ * @entries: in: address of an array of struct virtio_dmabuf_ioc_consumer
+ * @count: in: length of that array; out: entries filled
+ * @cursor: in: 0, or @next of the page before
+ * @next: out: cursor of the next page, 0 after the last
+ * @buffers: out: its buffers
+ * @with_producer: out: of those, with the producer
+ * @free: out: of those, free to be reclaimed
+ * @produced: out: frames so far
+ * @consumers: out: its consumers
+ * @reserved: zero
+ */
+struct virtio_dmabuf_ioc_stream_stats {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	__u64 entries;
+	__u32 count;
+	__u32 cursor;
+	__u32 next;
+	__u32 buffers;
+	__u32 with_producer;
+	__u32 free;
+	__u64 produced;
+	__u32 consumers;
+	__u32 reserved;
+};
+
+/* virtio_dmabuf_ioc_stream_open.options */
+#define VIRTIO_DMABUF_STREAM_FENCES	1
+
+/**
+ * struct virtio_dmabuf_ioc_stream_open - a consumer's file
+ * @name: in: NUL-padded name
+ * @mode: in: VIRTIO_DMABUF_MODE_*
+ * @depth: in: VIRTIO_DMABUF_MODE_FIFO: most frames that wait, 1 to 64; else 0
+ * @hold_ms: in: longest hold of a frame, 0 for as long as the host allows; out: as granted
+ * @flags: in: O_CLOEXEC, O_NONBLOCK, for the file
+ * @options: in: VIRTIO_DMABUF_STREAM_FENCES: a frame that is FENCED comes with its
+ *	     fence in its buffer's dma-buf, as by VIRTIO_DMABUF_IOC_FENCE
+ * @fd: out: the file
+ * @buffers: out: buffers that the stream has now
+ * @max_held: out: most frames held at once
+ * @id: out: number of the stream
+ * @format: out: the pictures in it
+ *
+ * The file gets the frames that are queued from now on.
+ *
+ * read() acquires frames: as many struct virtio_dmabuf_ioc_frame as are ready and
+ * fit, at least one. It waits for the first one; with O_NONBLOCK it is EAGAIN. It
+ * returns 0 when the stream has ended and no frame is left. It is EBUSY when
+ * @max_held frames are held, and EINVAL if not even one fits.
+ *
+ * poll(): EPOLLIN: a read() is worth while: a frame is ready. It can be gone by then,
+ * when the producer had no other buffer. EPOLLHUP: the stream has ended; frames can
+ * be left.
+ *
+ * Its ioctls are VIRTIO_DMABUF_IOC_STREAM_RELEASE and _STREAM_BUFFER.
+ */
+struct virtio_dmabuf_ioc_stream_open {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	__u32 mode;
+	__u32 depth;
+	__u32 hold_ms;
+	__u32 flags;
+	__u32 options;
+	__s32 fd;
+	__u32 buffers;
+	__u32 max_held;
+	__u64 id;
+	struct virtio_dmabuf_ioc_format format;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_frame - what read() of a consumer's file returns, whole ones only
+ * @sequence: counts up by one over the life of the stream
+ * @timestamp_ns: the producer's, in the host's CLOCK_MONOTONIC
+ * @skipped: frames that this consumer has not got so far
+ * @index: its buffer, for VIRTIO_DMABUF_IOC_STREAM_BUFFER
+ * @flags: VIRTIO_DMABUF_FRAME_FENCED: the hardware may still be writing. Without
+ *	   VIRTIO_DMABUF_STREAM_FENCES, use VIRTIO_DMABUF_IOC_FENCE on the dma-buf
+ *	   before reading it
+ * @hold_ms: how long it is held, unless it is released before. What is in the buffer
+ *	     after that is a later frame, or a part of one
+ * @ready: frames that wait after this one
+ */
+struct virtio_dmabuf_ioc_frame {
+	__u64 sequence;
+	__u64 timestamp_ns;
+	__u64 skipped;
+	__u32 index;
+	__u32 flags;
+	__u32 hold_ms;
+	__u32 ready;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_stream_release - gives a frame back
+ * @sequence: of the frame
+ *
+ * ESTALE: it isn't held: it was given back before, or its time was over.
+ */
+struct virtio_dmabuf_ioc_stream_release {
+	__u64 sequence;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_stream_buffer - a dma-buf, read-only, for all frames with an index
+ * @index: in: of the buffer
+ * @flags: in: O_CLOEXEC or 0
+ * @enforcement: in: least enforcement wanted, 0: what the grant demands; out: the one in force
+ * @fd: out: the dma-buf. It is the same one whenever this file is asked
+ * @size: out: bytes
+ *
+ * The dma-buf can outlive the file.
+ */
+struct virtio_dmabuf_ioc_stream_buffer {
+	__u32 index;
+	__u32 flags;
+	__u32 enforcement;
+	__s32 fd;
+	__u64 size;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_stream_create - a new stream, and its producer's file
+ * @name: in: NUL-padded name; the host says which ones this guest may use
+ * @format: in: the pictures in it
+ * @flags: in: O_CLOEXEC, O_NONBLOCK, for the file
+ * @fd: out: the file
+ * @id: out: number of the stream
+ *
+ * poll(): EPOLLOUT: VIRTIO_DMABUF_IOC_STREAM_RECLAIM is worth while.
+ *
+ * Its ioctls are VIRTIO_DMABUF_IOC_STREAM_ADD, _STREAM_QUEUE and _STREAM_RECLAIM.
+ * Closing it ends the stream.
+ */
+struct virtio_dmabuf_ioc_stream_create {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	struct virtio_dmabuf_ioc_format format;
+	__u32 flags;
+	__s32 fd;
+	__u64 id;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_stream_add - gives a stream one more buffer
+ * @fd: in: a dma-buf that was allocated from one of the host's heaps; it can be
+ *	closed afterwards
+ * @index: out: of the buffer, counts up from 0; it is with the producer
+ *
+ * EINVAL: no dma-buf of this device, or the stream has 64 buffers. EACCES: it was
+ * opened, not allocated. ESTALE: it was allocated before a reset.
+ */
+struct virtio_dmabuf_ioc_stream_add {
+	__s32 fd;
+	__u32 index;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_stream_queue - hands a frame over to the consumers
+ * @index: in: of its buffer, which must not be written to until it is reclaimed
+ * @flags: in: VIRTIO_DMABUF_FRAME_FENCED or 0
+ * @timestamp_ns: in: in the host's CLOCK_MONOTONIC; 0: now
+ * @sequence: out: of the frame
+ *
+ * EBUSY: the buffer isn't with the producer.
+ */
+struct virtio_dmabuf_ioc_stream_queue {
+	__u32 index;
+	__u32 flags;
+	__u64 timestamp_ns;
+	__u64 sequence;
+};
+
+/**
+ * struct virtio_dmabuf_ioc_stream_reclaim - takes a buffer back that nobody uses any more
+ * @index: out: of the buffer; it is with the producer
+ * @reserved: out: zero
+ *
+ * Waits for one; with O_NONBLOCK it is EAGAIN. If no buffer is free, frames that
+ * nobody has acquired yet are taken back: reclaim only when a buffer is needed.
+ */
+struct virtio_dmabuf_ioc_stream_reclaim {
+	__u32 index;
+	__u32 reserved;
 };
 
 #define VIRTIO_DMABUF_IOC_MAGIC	0xd6
@@ -744,5 +988,27 @@ struct virtio_dmabuf_ioc_withdraw {
 #define VIRTIO_DMABUF_IOC_RELEASE _IOW(VIRTIO_DMABUF_IOC_MAGIC, 7, struct virtio_dmabuf_ioc_release)
 #define VIRTIO_DMABUF_IOC_PUBLISH _IOW(VIRTIO_DMABUF_IOC_MAGIC, 8, struct virtio_dmabuf_ioc_publish)
 #define VIRTIO_DMABUF_IOC_WITHDRAW _IOW(VIRTIO_DMABUF_IOC_MAGIC, 9, struct virtio_dmabuf_ioc_withdraw)
+#define VIRTIO_DMABUF_IOC_STREAM_LIST	\
+	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 10, struct virtio_dmabuf_ioc_list)
+#define VIRTIO_DMABUF_IOC_STREAM_STATS	\
+	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 11, struct virtio_dmabuf_ioc_stream_stats)
+#define VIRTIO_DMABUF_IOC_STREAM_OPEN	\
+	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 12, struct virtio_dmabuf_ioc_stream_open)
+#define VIRTIO_DMABUF_IOC_STREAM_CREATE	\
+	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 13, struct virtio_dmabuf_ioc_stream_create)
+
+/* The ioctls of a consumer's file */
+#define VIRTIO_DMABUF_IOC_STREAM_RELEASE	\
+	_IOW(VIRTIO_DMABUF_IOC_MAGIC, 14, struct virtio_dmabuf_ioc_stream_release)
+#define VIRTIO_DMABUF_IOC_STREAM_BUFFER	\
+	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 15, struct virtio_dmabuf_ioc_stream_buffer)
+
+/* The ioctls of a producer's file */
+#define VIRTIO_DMABUF_IOC_STREAM_ADD	\
+	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 16, struct virtio_dmabuf_ioc_stream_add)
+#define VIRTIO_DMABUF_IOC_STREAM_QUEUE	\
+	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 17, struct virtio_dmabuf_ioc_stream_queue)
+#define VIRTIO_DMABUF_IOC_STREAM_RECLAIM	\
+	_IOR(VIRTIO_DMABUF_IOC_MAGIC, 18, struct virtio_dmabuf_ioc_stream_reclaim)
 
 #endif /* _UAPI_LINUX_VIRTIO_DMABUF_H */

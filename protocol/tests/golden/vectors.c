@@ -20,6 +20,34 @@
 #define TIMESTAMP 123456789012ULL
 #define MIB (1ULL << 20)
 
+/* What an ioctl's number is made of: the same on every architecture, for all time. */
+#define IOC_SIZE(type, size) \
+	_Static_assert(sizeof(struct virtio_dmabuf_ioc_##type) == (size), #type)
+IOC_SIZE(info, 120);
+IOC_SIZE(format, 56);
+IOC_SIZE(buffer, 152);
+IOC_SIZE(list, 32);
+IOC_SIZE(open, 88);
+IOC_SIZE(event, 96);
+IOC_SIZE(fence, 24);
+IOC_SIZE(cancel, 8);
+IOC_SIZE(query, 24);
+IOC_SIZE(hold, 16);
+IOC_SIZE(release, 16);
+IOC_SIZE(publish, 128);
+IOC_SIZE(withdraw, 64);
+IOC_SIZE(stream_info, 144);
+IOC_SIZE(consumer, 112);
+IOC_SIZE(stream_stats, 112);
+IOC_SIZE(stream_open, 160);
+IOC_SIZE(frame, 40);
+IOC_SIZE(stream_release, 8);
+IOC_SIZE(stream_buffer, 24);
+IOC_SIZE(stream_create, 136);
+IOC_SIZE(stream_add, 8);
+IOC_SIZE(stream_queue, 24);
+IOC_SIZE(stream_reclaim, 8);
+
 static const __u8 uuid[16] = {
 	0x5f, 0x0c, 0x1f, 0x6e, 0x93, 0xa1, 0x4f, 0x0e,
 	0x8f, 0x5a, 0x0d, 0x5b, 0x2c, 0x1a, 0x7e, 0x10,
