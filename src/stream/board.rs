@@ -185,7 +185,7 @@ impl Board {
         Ok(self.lanes.len() - 1)
     }
 
-    /// A consumer goes; whether a buffer became free.
+    /// A consumer goes; whether a buffer can be reclaimed now.
     pub fn leave(&mut self, lane: usize) -> bool {
         let Some(mut lane) = self.lanes.get_mut(lane).and_then(Option::take) else {
             return false;
@@ -284,7 +284,7 @@ impl Board {
         })
     }
 
-    /// The consumer is done with a frame; whether its buffer became free.
+    /// The consumer is done with a frame; whether its buffer can be reclaimed now.
     ///
     /// # Errors
     /// [`Status::ESTALE`] for a frame that it doesn't hold: given back before, or expired.
@@ -334,7 +334,7 @@ impl Board {
         }
     }
 
-    /// Ends the holds whose time is over: whether a buffer became free, and when the next one ends.
+    /// Ends the holds whose time is over: whether a buffer can be reclaimed now, and when the next one ends.
     pub fn expire(&mut self, now: Instant) -> (bool, Option<Instant>) {
         let mut freed = false;
         let mut next: Option<Instant> = None;
@@ -395,11 +395,15 @@ impl Board {
         self.settle(index)
     }
 
+    /// Whether the buffer can be reclaimed now: a frame that is only ready for somebody can be taken back.
     fn drop_hold(&mut self, index: u8) -> bool {
-        if let Some(slot) = self.slots.get_mut(usize::from(index)) {
-            slot.holds -= 1;
-        }
-        self.settle(index)
+        let Some(slot) = self.slots.get_mut(usize::from(index)) else {
+            return false;
+        };
+        slot.holds -= 1;
+        let unheld = slot.holds == 0;
+        self.settle(index);
+        unheld
     }
 
     /// A buffer that nobody has any more is free.

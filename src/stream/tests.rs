@@ -246,6 +246,20 @@ fn a_hold_ends_by_itself_and_the_producer_is_told() {
 }
 
 #[test]
+fn the_producer_is_told_when_only_one_who_sleeps_is_left() {
+    let rig = Rig::new();
+    let producer = rig.producer(1);
+    let holds = rig.consumer(ConsumeMode::Latest, HOLD);
+    let _sleeps = rig.consumer(ConsumeMode::Latest, HOLD);
+    producer.queue(0, 0, 0).unwrap();
+    let frame = holds.acquire(Instant::now()).unwrap().frame;
+    assert_eq!(producer.reclaim(), Err(Status::EAGAIN));
+    holds.release(frame.sequence).unwrap();
+    assert!(producer.bell().answer(), "the frame can be taken back now");
+    assert_eq!(producer.reclaim(), Ok(0));
+}
+
+#[test]
 fn a_stream_ends_with_its_producer() {
     let rig = Rig::new();
     let producer = rig.producer(2);
