@@ -263,6 +263,28 @@ struct vdmabuf_buffer *vdmabuf_buffer_of(struct dma_buf *dmabuf)
 	return dmabuf->ops->release == vdmabuf_release ? dmabuf->priv : NULL;
 }
 
+/**
+ * vdmabuf_buffer_get - the buffer behind a dma-buf fd
+ * @vd: the device
+ * @fd: any fd
+ *
+ * Return: the buffer, whose dma-buf the caller gives back; or an error pointer: -EINVAL
+ * for what isn't a dma-buf of this device.
+ */
+struct vdmabuf_buffer *vdmabuf_buffer_get(struct vdmabuf_device *vd, int fd)
+{
+	struct dma_buf *dmabuf = dma_buf_get(fd);
+	struct vdmabuf_buffer *buf;
+
+	if (IS_ERR(dmabuf))
+		return ERR_CAST(dmabuf);
+	buf = vdmabuf_buffer_of(dmabuf);
+	if (buf && buf->vd == vd)
+		return buf;
+	dma_buf_put(dmabuf);
+	return ERR_PTR(-EINVAL);
+}
+
 /* The caller holds vdmabuf_lock, so the buffer can't be released meanwhile. */
 static void vdmabuf_revoke(struct vdmabuf_buffer *buf)
 {

@@ -124,6 +124,22 @@ put_fd:
 	return err;
 }
 
+static long vdmabuf_stream_ioctl(struct vdmabuf_device *vd, unsigned int cmd, void __user *uarg)
+{
+	if (!vd->has_stream)
+		return -EOPNOTSUPP;
+	switch (cmd) {
+	case VIRTIO_DMABUF_IOC_STREAM_LIST:
+		return vdmabuf_ioc_stream_list(vd, uarg);
+	case VIRTIO_DMABUF_IOC_STREAM_STATS:
+		return vdmabuf_ioc_stream_stats(vd, uarg);
+	case VIRTIO_DMABUF_IOC_STREAM_OPEN:
+		return vdmabuf_ioc_stream_open(vd, uarg);
+	default:
+		return vdmabuf_ioc_stream_create(vd, uarg);
+	}
+}
+
 static long vdmabuf_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct vdmabuf_client *client = file->private_data;
@@ -140,6 +156,11 @@ static long vdmabuf_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 		return vdmabuf_ioc_publish(client->vd, uarg);
 	case VIRTIO_DMABUF_IOC_WITHDRAW:
 		return vdmabuf_ioc_withdraw(client->vd, uarg);
+	case VIRTIO_DMABUF_IOC_STREAM_LIST:
+	case VIRTIO_DMABUF_IOC_STREAM_STATS:
+	case VIRTIO_DMABUF_IOC_STREAM_OPEN:
+	case VIRTIO_DMABUF_IOC_STREAM_CREATE:
+		return vdmabuf_stream_ioctl(client->vd, cmd, uarg);
 	default:
 		return vdmabuf_fence_ioctl(client->vd, cmd, uarg, file->f_flags & O_NONBLOCK);
 	}

@@ -202,6 +202,7 @@ static void vdmabuf_orphan_undo(struct vdmabuf_device *vd,
 		break;
 	case VIRTIO_DMABUF_OPEN:
 	case VIRTIO_DMABUF_ALLOC:
+	case VIRTIO_DMABUF_STREAM_BUFFER:
 		if (!vdmabuf_parse(req, &reply, sizeof(reply.open), sizeof(reply.open), &len))
 			vdmabuf_close(vd, req->session, le64_to_cpu(reply.open.handle));
 		break;
@@ -209,6 +210,8 @@ static void vdmabuf_orphan_undo(struct vdmabuf_device *vd,
 		if (!vdmabuf_parse(req, &reply, sizeof(reply.map), sizeof(reply.map), &len))
 			vdmabuf_unmap(vd, req->session, le64_to_cpu(reply.map.mapping));
 		break;
+	default:
+		vdmabuf_stream_undo(vd, req);
 	}
 	if (req->handle)
 		vdmabuf_close(vd, req->session, req->handle);

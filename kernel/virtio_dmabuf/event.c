@@ -17,6 +17,7 @@ static void vdmabuf_event_post(struct vdmabuf_device *vd, struct virtio_dmabuf_e
 	virtqueue_add_inbuf(vd->event, &sg, 1, event, GFP_ATOMIC);
 }
 
+/* The caller holds vq_lock. */
 static void vdmabuf_event_take(struct vdmabuf_device *vd,
 			       const struct virtio_dmabuf_event *buf, u32 used)
 {
@@ -29,11 +30,24 @@ static void vdmabuf_event_take(struct vdmabuf_device *vd,
 	}
 	memcpy(&event, buf, sizeof(event));
 	out.kind = le32_to_cpu(event.kind);
-	/* A kind of a later version: the gap in the sequence makes readers list again. */
-	if (out.kind != VIRTIO_DMABUF_EVENT_ADDED && out.kind != VIRTIO_DMABUF_EVENT_WITHDRAWN &&
-	    out.kind != VIRTIO_DMABUF_EVENT_RELEASED)
+	switch (out.kind) {
+	case VIRTIO_DMABUF_EVENT_FRAME:
+	case VIRTIO_DMABUF_EVENT_STREAM_WITHDRAWN:
+	case VIRTIO_DMABUF_EVENT_STREAM_FREE:
+		vd->stream_events++;
+		vdmabuf_stream_event(vd, out.kind, le64_to_cpu(event.buffer));
 		return;
-	out.sequence = le64_to_cpu(event.sequence);
+	case VIRTIO_DMABUF_EVENT_ADDED:
+	case VIRTIO_DMABUF_EVENT_WITHDRAWN:
+	case VIRTIO_DMABUF_EVENT_RELEASED:
+	case VIRTIO_DMABUF_EVENT_STREAM_ADDED:
+		break;
+	default:
+		/* Of a later version: the gap in the sequence makes readers list again. */
+		return;
+	}
+	/* Those for ends of streams leave no gap. */
+	out.sequence = le64_to_cpu(event.sequence) - vd->stream_events;
 	out.buffer = le64_to_cpu(event.buffer);
 	out.value = le64_to_cpu(event.value);
 	memcpy(out.name, event.name, sizeof(out.name));

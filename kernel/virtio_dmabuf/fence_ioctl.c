@@ -17,21 +17,6 @@ static bool vdmabuf_usage_ok(u32 usage)
 	return usage == VIRTIO_DMABUF_USAGE_READ || usage == VIRTIO_DMABUF_USAGE_WRITE;
 }
 
-/* The buffer of @vd behind a dma-buf fd; the caller gives the dma-buf back. */
-static struct vdmabuf_buffer *vdmabuf_buffer_get(struct vdmabuf_device *vd, int fd)
-{
-	struct dma_buf *dmabuf = dma_buf_get(fd);
-	struct vdmabuf_buffer *buf;
-
-	if (IS_ERR(dmabuf))
-		return ERR_CAST(dmabuf);
-	buf = vdmabuf_buffer_of(dmabuf);
-	if (buf && buf->vd == vd)
-		return buf;
-	dma_buf_put(dmabuf);
-	return ERR_PTR(-EINVAL);
-}
-
 /* Puts @base into a file at @fd, when @arg has told the caller which. */
 static int vdmabuf_fence_install(struct dma_fence *base, struct virtio_dmabuf_ioc_fence *arg,
 				 void __user *uarg)

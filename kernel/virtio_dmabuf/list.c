@@ -11,6 +11,7 @@
 
 /* Entries in one page: the reply stays below 4 KiB */
 #define VDMABUF_LIST_MAX	25
+#define VDMABUF_STATS_MAX	35
 
 /**
  * struct vdmabuf_list - a kind of list
@@ -215,4 +216,104 @@ int vdmabuf_ioc_list(struct vdmabuf_device *vd, void __user *uarg)
 int vdmabuf_ioc_stream_list(struct vdmabuf_device *vd, void __user *uarg)
 {
 	return vdmabuf_ioc_page(vd, &vdmabuf_stream_list, uarg);
+}
+
+struct vdmabuf_stats_reply {
+	struct virtio_dmabuf_stream_stats_resp head;
+	struct virtio_dmabuf_consumer consumers[VDMABUF_STATS_MAX];
+};
+
+/* A stream's counters and one page of its consumers, from the host. */
+static int vdmabuf_stats_page(struct vdmabuf_device *vd,
+			      const struct virtio_dmabuf_ioc_stream_stats *arg,
+			      struct vdmabuf_stats_reply *reply)
+{
+	struct virtio_dmabuf_stream_stats body = { .cursor = cpu_to_le32(arg->cursor) };
+	struct vdmabuf_call call = {
+		.session = vdmabuf_session(vd),
+		.op = VIRTIO_DMABUF_STREAM_STATS,
+		.body = &body,
+		.body_len = sizeof(body),
+		.reply = reply,
+		.reply_min = sizeof(reply->head),
+		.reply_max = sizeof(reply->head) + arg->count * sizeof(reply->consumers[0]),
+	};
+	u32 count, next;
+	int err;
+
+	memcpy(body.name, arg->name, sizeof(body.name));
+	err = vdmabuf_call(vd, &call);
+	if (err)
+		return err;
+	count = le32_to_cpu(reply->head.count);
+	next = le32_to_cpu(reply->head.next);
+	if (count > arg->count || (next && (!count || next <= arg->cursor)) ||
+	    call.reply_len != sizeof(reply->head) + count * sizeof(reply->consumers[0])) {
+		dev_warn_ratelimited(&vd->dev, "malformed statistics\n");
+		return -EIO;
+	}
+	return 0;
+}
+
+static int vdmabuf_consumers_copy(const struct vdmabuf_stats_reply *reply, void __user *uout)
+{
+	u32 i, count = le32_to_cpu(reply->head.count);
+
+	for (i = 0; i < count; i++) {
+		const struct virtio_dmabuf_consumer *in = &reply->consumers[i];
+		struct virtio_dmabuf_ioc_consumer out = {
+			.mode = le32_to_cpu(in->mode),
+			.depth = le32_to_cpu(in->depth),
+			.joined = le64_to_cpu(in->joined),
+			.delivered = le64_to_cpu(in->delivered),
+			.skipped = le64_to_cpu(in->skipped),
+			.expired = le64_to_cpu(in->expired),
+			.ready = le32_to_cpu(in->ready),
+			.held = le32_to_cpu(in->held),
+		};
+
+		memcpy(out.peer, in->peer, sizeof(out.peer));
+		if (copy_to_user(uout + i * sizeof(out), &out, sizeof(out)))
+			return -EFAULT;
+	}
+	return 0;
+}
+
+/**
+ * vdmabuf_ioc_stream_stats - a stream's counters, and a page of its consumers'
+ * @vd: the device
+ * @uarg: struct virtio_dmabuf_ioc_stream_stats
+ *
+ * Return: 0, or an error as of vdmabuf_call().
+ */
+int vdmabuf_ioc_stream_stats(struct vdmabuf_device *vd, void __user *uarg)
+{
+	struct virtio_dmabuf_ioc_stream_stats arg;
+	struct vdmabuf_stats_reply *reply;
+	int err;
+
+	if (copy_from_user(&arg, uarg, sizeof(arg)))
+		return -EFAULT;
+	if (!arg.count || arg.reserved || !vdmabuf_name_ok(arg.name))
+		return -EINVAL;
+	arg.count = min(arg.count, VDMABUF_STATS_MAX);
+	reply = kzalloc(sizeof(*reply), GFP_KERNEL);
+	if (!reply)
+		return -ENOMEM;
+	err = vdmabuf_stats_page(vd, &arg, reply);
+	if (err)
+		goto free;
+	arg.produced = le64_to_cpu(reply->head.produced);
+	arg.buffers = le32_to_cpu(reply->head.buffers);
+	arg.with_producer = le32_to_cpu(reply->head.with_producer);
+	arg.free = le32_to_cpu(reply->head.free);
+	arg.consumers = le32_to_cpu(reply->head.consumers);
+	arg.count = le32_to_cpu(reply->head.count);
+	arg.next = le32_to_cpu(reply->head.next);
+	err = vdmabuf_consumers_copy(reply, u64_to_user_ptr(arg.entries));
+	if (!err && copy_to_user(uarg, &arg, sizeof(arg)))
+		err = -EFAULT;
+free:
+	kfree(reply);
+	return err;
 }

@@ -65,6 +65,7 @@ static void vdmabuf_config_work(struct work_struct *work)
 		return;
 	dev_err(&vd->dev, "device needs a reset: when the host's daemon runs again, unbind and bind the driver\n");
 	vdmabuf_queues_fail(vd);
+	vdmabuf_streams_wake(vd);
 	vdmabuf_chardev_wake(vd);
 }
 
@@ -130,11 +131,13 @@ static int vdmabuf_probe(struct virtio_device *vdev)
 	vdmabuf_queues_init(vd);
 	vdmabuf_control_init(vd);
 	vdmabuf_fence_init(vd);
+	vdmabuf_streams_init(vd);
 	INIT_WORK(&vd->config_work, vdmabuf_config_work);
 	vdmabuf_read_config(vdev, &config);
 	import_uuid(&vd->uuid, config.uuid);
 	vd->max_inflight = max(1U, le32_to_cpu(config.max_inflight));
 	vd->has_fence = virtio_has_feature(vdev, VIRTIO_DMABUF_F_FENCE);
+	vd->has_stream = virtio_has_feature(vdev, VIRTIO_DMABUF_F_STREAM);
 	vd->has_static = virtio_has_feature(vdev, VIRTIO_DMABUF_F_STATIC_WINDOW);
 
 	vdmabuf_add_window(vd);
@@ -203,6 +206,7 @@ MODULE_DEVICE_TABLE(virtio, vdmabuf_ids);
 static const unsigned int vdmabuf_features[] = {
 	VIRTIO_DMABUF_F_ALLOC,
 	VIRTIO_DMABUF_F_FENCE,
+	VIRTIO_DMABUF_F_STREAM,
 	VIRTIO_DMABUF_F_STATIC_WINDOW,
 };
 

@@ -41,20 +41,17 @@ int vdmabuf_ioc_publish(struct vdmabuf_device *vd, void __user *uarg)
 {
 	struct virtio_dmabuf_ioc_publish arg;
 	struct vdmabuf_buffer *buf;
-	struct dma_buf *dmabuf;
-	int err = -EINVAL;
+	int err;
 
 	if (copy_from_user(&arg, uarg, sizeof(arg)))
 		return -EFAULT;
 	if ((arg.flags & ~VIRTIO_DMABUF_PUBLISH_KEEP) || !vdmabuf_name_ok(arg.name))
 		return -EINVAL;
-	dmabuf = dma_buf_get(arg.fd);
-	if (IS_ERR(dmabuf))
-		return PTR_ERR(dmabuf);
-	buf = vdmabuf_buffer_of(dmabuf);
-	if (buf && buf->vd == vd)
-		err = vdmabuf_publish(vd, buf, &arg);
-	dma_buf_put(dmabuf);
+	buf = vdmabuf_buffer_get(vd, arg.fd);
+	if (IS_ERR(buf))
+		return PTR_ERR(buf);
+	err = vdmabuf_publish(vd, buf, &arg);
+	dma_buf_put(buf->dmabuf);
 	return err;
 }
 

@@ -35,6 +35,7 @@ int vdmabuf_session_start(struct vdmabuf_device *vd)
 	vdmabuf_queue_open(&vd->fence, vqs[VIRTIO_DMABUF_VQ_FENCE], vd->max_inflight);
 	vd->event = vqs[VIRTIO_DMABUF_VQ_EVENT];
 	vd->session++;
+	vd->stream_events = 0;
 	vd->stalled = false;
 	vd->closing = false;
 	vd->live = true;
@@ -55,6 +56,7 @@ int vdmabuf_session_start(struct vdmabuf_device *vd)
 void vdmabuf_session_stop(struct vdmabuf_device *vd)
 {
 	vdmabuf_control_close(vd);
+	vdmabuf_streams_wake(vd);
 	vdmabuf_buffers_revoke(vd, NULL);
 	vdmabuf_buffers_unmap(vd);
 	vdmabuf_control_settle(vd);

@@ -15,14 +15,18 @@
  * fence.c    fences of the host, brought to them
  * fence_ioctl.c the ioctls for that
  * list.c     the ioctls that list the host's buffers and streams
+ * stream.c   ends of streams: begin, events, end
+ * stream_consumer.c a consumer's file
+ * stream_producer.c a producer's file
  * publish.c  the ioctls by which a guest shares what it has allocated
  * chardev.c  /dev/virtio-dmabufN
  *
  * Whatever the device says is checked before it is used: the host may lie.
  *
- * Locks, outer to inner: vdmabuf_lock, buffer.lock. vdmabuf_device.vq_lock and
- * vdmabuf_device.client_lock are leaves, and are taken from interrupts: fences are
- * signalled, and requests end, after vq_lock was given back.
+ * Locks, outer to inner: stream.lock, vdmabuf_lock, buffer.lock, dma_resv locks.
+ * vdmabuf_device.vq_lock and in it vdmabuf_device.client_lock are the innermost, and
+ * are taken from interrupts: fences are signalled, and requests end, after vq_lock was
+ * given back. No lock but stream.lock is held while the host is asked.
  */
 #ifndef _VDMABUF_H
 #define _VDMABUF_H
@@ -47,6 +51,9 @@
 #include "uapi/virtio_dmabuf.h"
 
 struct dma_buf;
+struct file;
+struct file_operations;
+struct inode;
 struct vdmabuf_heaps;
 struct dma_fence;
 struct vdmabuf_fence;
@@ -54,6 +61,8 @@ struct vdmabuf_request;
 
 /* Event buffers that the device can fill before the driver looks */
 #define VDMABUF_EVENTS		32
+/* Most open ends of streams, as on the host */
+#define VDMABUF_STREAMS		64
 
 /**
  * struct vdmabuf_window - a guest-physical range where aliases appear
@@ -106,6 +115,7 @@ struct vdmabuf_queue {
  * @has_static: VIRTIO_DMABUF_F_STATIC_WINDOW was negotiated
  * @heaps: the host's heaps, or NULL; set by probe
  * @has_fence: VIRTIO_DMABUF_F_FENCE was negotiated
+ * @has_stream: VIRTIO_DMABUF_F_STREAM was negotiated
  * @max_inflight: most requests that the device takes at once
  * @vq_lock: for all queues, and the fields that follow
  * @control: the control queue
@@ -123,8 +133,11 @@ struct vdmabuf_queue {
  * @orphan_work: undoes what @orphans did
  * @config_work: looks at the device's status after a configuration change
  * @event_bufs: VDMABUF_EVENTS buffers for the event queue
- * @client_lock: for @clients and what is queued in them
- * @clients: open files
+ * @stream_events: events of this session that were for ends of streams
+ * @client_lock: for @clients and what is queued in them, and for the fields that follow
+ * @clients: open files of the character device
+ * @streams: ends of streams
+ * @stream_count: how many
  */
 struct vdmabuf_device {
 	struct virtio_device *vdev;
@@ -136,6 +149,7 @@ struct vdmabuf_device {
 	bool has_static;
 	struct vdmabuf_heaps *heaps;
 	bool has_fence;
+	bool has_stream;
 	u32 max_inflight;
 
 	spinlock_t vq_lock;
@@ -154,9 +168,57 @@ struct vdmabuf_device {
 	struct work_struct orphan_work;
 	struct work_struct config_work;
 	struct virtio_dmabuf_event *event_bufs;
+	u64 stream_events;
 
 	spinlock_t client_lock;
 	struct list_head clients;
+	struct list_head streams;
+	u32 stream_count;
+};
+
+/**
+ * struct vdmabuf_stream_buffer - one of a stream's buffers, as its consumer has it
+ * @dmabuf: the dma-buf, with a reference; NULL: nobody has asked for it yet
+ * @enforcement: who makes it read-only
+ */
+struct vdmabuf_stream_buffer {
+	struct dma_buf *dmabuf;
+	u32 enforcement;
+};
+
+/**
+ * struct vdmabuf_stream - an end of a stream, and its file
+ * @node: in vdmabuf_device.streams; under client_lock, as are @number and @returned
+ * @vd: the device, with a reference
+ * @session: session of @number
+ * @number: what the host calls it; 0 until it has said so
+ * @wait: readers, pollers, and who waits for a free buffer
+ * @look: the host should be asked: for a frame, or for a free buffer. Taken back
+ *	  before it is asked: an event that comes meanwhile stays
+ * @early: events came while @number wasn't known, maybe for this end
+ * @withdrawn: the stream has ended; frames can be left
+ * @returned: buffers that a producer has got back without being told, by index
+ * @lock: one at a time asks for a frame, or for a free buffer; and for @buffers
+ * @fences: a frame's fence is brought to its buffer
+ * @buffers: a consumer's, by index
+ * @close: the request that gives the end back
+ * @close_work: sends it, if there was no room for it at once
+ */
+struct vdmabuf_stream {
+	struct list_head node;
+	struct vdmabuf_device *vd;
+	u64 session;
+	u64 number;
+	wait_queue_head_t wait;
+	bool look;
+	bool early;
+	bool withdrawn;
+	u64 returned;
+	struct mutex lock;
+	bool fences;
+	struct vdmabuf_stream_buffer buffers[VIRTIO_DMABUF_STREAM_BUFFERS];
+	struct vdmabuf_request *close;
+	struct work_struct close_work;
 };
 
 /**
@@ -359,6 +421,7 @@ void vdmabuf_heaps_remove(struct vdmabuf_device *vd);
 struct vdmabuf_buffer *vdmabuf_buffer_alloc(struct vdmabuf_device *vd, u64 session);
 struct dma_buf *vdmabuf_export(struct vdmabuf_buffer *buf);
 struct vdmabuf_buffer *vdmabuf_buffer_of(struct dma_buf *dmabuf);
+struct vdmabuf_buffer *vdmabuf_buffer_get(struct vdmabuf_device *vd, int fd);
 void vdmabuf_buffers_revoke(struct vdmabuf_device *vd,
 			    struct vdmabuf_window *win);
 void vdmabuf_buffers_unmap(struct vdmabuf_device *vd);
@@ -388,6 +451,30 @@ void vdmabuf_format_to_wire(struct virtio_dmabuf_format *out,
 			    const struct virtio_dmabuf_ioc_format *in);
 int vdmabuf_ioc_list(struct vdmabuf_device *vd, void __user *uarg);
 int vdmabuf_ioc_stream_list(struct vdmabuf_device *vd, void __user *uarg);
+int vdmabuf_ioc_stream_stats(struct vdmabuf_device *vd, void __user *uarg);
+
+/* stream.c */
+struct vdmabuf_stream *vdmabuf_stream_new(struct vdmabuf_device *vd);
+void vdmabuf_stream_end(struct vdmabuf_stream *stream);
+int vdmabuf_stream_file(struct vdmabuf_stream *stream, u64 number,
+			const struct file_operations *fops, u32 flags, struct file **file);
+int vdmabuf_stream_install(struct file *file, int fd, void __user *uarg, const void *arg,
+			   size_t size);
+int vdmabuf_stream_close_file(struct inode *inode, struct file *file);
+int vdmabuf_stream_call(struct vdmabuf_stream *stream, u32 op, const void *body,
+			size_t body_len, void *reply, size_t reply_len);
+bool vdmabuf_stream_live(struct vdmabuf_stream *stream);
+void vdmabuf_stream_event(struct vdmabuf_device *vd, u32 kind, u64 number);
+void vdmabuf_streams_wake(struct vdmabuf_device *vd);
+void vdmabuf_stream_undo(struct vdmabuf_device *vd, const struct vdmabuf_request *req);
+void vdmabuf_streams_init(struct vdmabuf_device *vd);
+
+/* stream_consumer.c */
+int vdmabuf_ioc_stream_open(struct vdmabuf_device *vd, void __user *uarg);
+
+/* stream_producer.c */
+int vdmabuf_ioc_stream_create(struct vdmabuf_device *vd, void __user *uarg);
+void vdmabuf_stream_returned(struct vdmabuf_stream *stream, u32 index);
 
 /* publish.c */
 int vdmabuf_ioc_publish(struct vdmabuf_device *vd, void __user *uarg);
