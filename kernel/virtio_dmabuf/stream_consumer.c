@@ -96,7 +96,7 @@ static int vdmabuf_consumer_open(struct vdmabuf_stream *stream, u32 index, u32 e
 	return 0;
 }
 
-/* One of the stream's buffers, made when it is asked for first. The caller holds the stream's lock. */
+/* One of the stream's buffers, made when it is asked for first. The caller holds the lock. */
 static struct vdmabuf_stream_buffer *vdmabuf_consumer_buffer(struct vdmabuf_stream *stream,
 							     u32 index, u32 enforcement)
 {
@@ -137,7 +137,8 @@ static int vdmabuf_consumer_fence(struct vdmabuf_stream *stream, u32 index)
 	return 0;
 }
 
-static bool vdmabuf_frame_ok(struct vdmabuf_stream *stream, const struct virtio_dmabuf_ioc_frame *frame)
+static bool vdmabuf_frame_ok(struct vdmabuf_stream *stream,
+			     const struct virtio_dmabuf_ioc_frame *frame)
 {
 	if (frame->index < VIRTIO_DMABUF_STREAM_BUFFERS)
 		return true;
@@ -185,7 +186,7 @@ static int vdmabuf_consumer_next(struct vdmabuf_stream *stream, char __user *ubu
 		err = vdmabuf_consumer_take(stream, &frame);
 		if (err != -EAGAIN || nonblock)
 			break;
-		/* The host can say again and again that there is something, and there is nothing. */
+		/* The host can say again and again that there is something when there is not. */
 		if (signal_pending(current))
 			return -ERESTARTSYS;
 		err = wait_event_interruptible(stream->wait, vdmabuf_consumer_ask(stream));

@@ -11,6 +11,7 @@
  * lockstep.c  commands from the host, one at a time
  * fence.c     those about fences and sync
  * storm.c     those of them that do many things at a time
+ * stream*.c   streams: see stream.h
  */
 #ifndef GUEST_CHECK_H
 #define GUEST_CHECK_H

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "guest-check.h"
+#include "stream.h"
 
 static int failures;
 
@@ -170,6 +170,54 @@ static void cmd_attack(char **args)
 	attack(device(), &buf, report, NULL);
 }
 
+static void cmd_stream_list(char **args)
+{
+	int err = stream_list(device());
+
+	(void)args;
+	if (err)
+		die("stream-list", err);
+}
+
+static void cmd_stream_stats(char **args)
+{
+	int err = stream_stats(device(), args[0]);
+
+	if (err)
+		die(args[0], err);
+}
+
+static void cmd_stream_consume(char **args)
+{
+	uint32_t depth = strcmp(args[1], "latest") ? number(args[1]) : 0;
+	const char *what = args[0];
+	int err = stream_consume(device(), args[0], depth, number(args[2]), &what);
+
+	if (err)
+		die(what, err);
+}
+
+static void cmd_stream_produce(char **args)
+{
+	const char *what = args[0];
+	int err = stream_produce(device(), args[0], args[1], number(args[2]), number(args[3]),
+				 number(args[4]), &what);
+
+	if (err)
+		die(what, err);
+}
+
+static void cmd_stream_negative(char **args)
+{
+	stream_negative(device(), args[0], args[1], report, NULL);
+}
+
+static void cmd_stream_blocked(char **args)
+{
+	(void)args;
+	stream_blocked(device(), report, NULL);
+}
+
 static const struct command {
 	const char *name;
 	int min, max;
@@ -182,6 +230,12 @@ static const struct command {
 	{ "read", 2, 2, "NAME OFFSET", cmd_read },
 	{ "write", 3, 3, "NAME OFFSET HEXBYTE", cmd_write },
 	{ "attack", 1, 1, "NAME", cmd_attack },
+	{ "stream-list", 0, 0, "", cmd_stream_list },
+	{ "stream-stats", 1, 1, "NAME", cmd_stream_stats },
+	{ "stream-consume", 3, 3, "NAME latest|DEPTH COUNT", cmd_stream_consume },
+	{ "stream-produce", 5, 5, "NAME HEAP BUFFERS COUNT FPS", cmd_stream_produce },
+	{ "stream-negative", 2, 2, "NAME HEAP", cmd_stream_negative },
+	{ "stream-blocked", 0, 0, "", cmd_stream_blocked },
 };
 
 static _Noreturn void usage(void)

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Streams in guest-check.
+ *
+ * stream.c          consuming, producing, listing
+ * stream_negative.c what must fail, and how ends tell each other
+ * stream_blocked.c  who waits when the device goes away
+ */
+#ifndef STREAM_H
+#define STREAM_H
+
+#include "guest-check.h"
+
+/* An end. All functions return 0 or -errno. */
+struct stream {
+	int fd;
+	uint32_t max_held;
+	struct virtio_dmabuf_ioc_format format;
+};
+
+/* @depth 0: the newest frame only. */
+int stream_open_as(int dev, const char *name, uint32_t depth, uint32_t flags, struct stream *stream);
+int stream_create(int dev, const char *name, uint32_t flags, struct stream *stream);
+int stream_acquire(const struct stream *stream, struct virtio_dmabuf_ioc_frame *frame);
+int stream_give_back(const struct stream *stream, uint64_t sequence);
+int stream_add(const struct stream *stream, int dmabuf, uint32_t *index);
+int stream_queue(const struct stream *stream, uint32_t index, uint64_t *sequence);
+int stream_reclaim(const struct stream *stream, uint32_t *index);
+/* What poll() tells within @ms, as POLL* bits: @events, POLLHUP, POLLERR. */
+int stream_poll(const struct stream *stream, short events, int ms);
+/* A dma-buf from a heap of the host, or -errno. */
+int heap_buffer(const char *heap, uint64_t size);
+
+/* Subcommands: args as in usage. 0, or -errno and @what has failed. */
+int stream_list(int dev);
+int stream_stats(int dev, const char *name);
+int stream_consume(int dev, const char *name, uint32_t depth, uint64_t count, const char **what);
+int stream_produce(int dev, const char *name, const char *heap, uint32_t buffers, uint64_t count,
+		   uint32_t fps, const char **what);
+void stream_negative(int dev, const char *name, const char *heap, report_fn *report, void *arg);
+void stream_blocked(int dev, report_fn *report, void *arg);
+
+#endif
