@@ -39,6 +39,8 @@ static bool vdmabuf_abandon(struct vdmabuf_device *vd, struct vdmabuf_request *r
 	spin_unlock_irq(&vd->vq_lock);
 	if (abandoned)
 		wake_up_all(&vd->space);
+	if (abandoned && late)
+		vdmabuf_streams_wake(vd);
 	return abandoned;
 }
 

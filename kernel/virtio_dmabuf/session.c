@@ -56,7 +56,7 @@ int vdmabuf_session_start(struct vdmabuf_device *vd)
 void vdmabuf_session_stop(struct vdmabuf_device *vd)
 {
 	vdmabuf_control_close(vd);
-	vdmabuf_streams_wake(vd);
+	vdmabuf_streams_stop(vd);
 	vdmabuf_buffers_revoke(vd, NULL);
 	vdmabuf_buffers_unmap(vd);
 	vdmabuf_control_settle(vd);

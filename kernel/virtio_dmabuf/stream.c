@@ -139,6 +139,15 @@ static void vdmabuf_stream_number(struct vdmabuf_stream *stream, u64 number)
 	spin_unlock_irq(&stream->vd->client_lock);
 }
 
+/* As long as the session lasts. */
+static void vdmabuf_pulse_start(struct vdmabuf_device *vd)
+{
+	spin_lock_irq(&vd->vq_lock);
+	if (vd->live && !vd->closing)
+		queue_delayed_work(vdmabuf_wq, &vd->pulse, vdmabuf_request_timeout());
+	spin_unlock_irq(&vd->vq_lock);
+}
+
 /**
  * vdmabuf_stream_file - makes the file of an end
  * @stream: the end; it belongs to the file, also after an error
@@ -161,6 +170,7 @@ int vdmabuf_stream_file(struct vdmabuf_stream *stream, u64 number,
 				   O_RDWR | (flags & O_NONBLOCK));
 	if (!IS_ERR(*file)) {
 		stream_open(file_inode(*file), *file);
+		vdmabuf_pulse_start(stream->vd);
 		return fd;
 	}
 	put_unused_fd(fd);
@@ -236,11 +246,17 @@ int vdmabuf_stream_call(struct vdmabuf_stream *stream, u32 op, const void *body,
  * vdmabuf_stream_live - whether an end can still be used
  * @stream: the end
  *
- * Return: true if so.
+ * Return: true if so; false also while the device has stopped to answer.
  */
 bool vdmabuf_stream_live(struct vdmabuf_stream *stream)
 {
-	return vdmabuf_session_is(stream->vd, stream->session);
+	struct vdmabuf_device *vd = stream->vd;
+	bool live;
+
+	spin_lock_irq(&vd->vq_lock);
+	live = vd->live && !vd->closing && !vd->stalled && vd->session == stream->session;
+	spin_unlock_irq(&vd->vq_lock);
+	return live;
 }
 
 /* The caller holds client_lock. */
@@ -381,6 +397,39 @@ void vdmabuf_stream_undo(struct vdmabuf_device *vd, const struct vdmabuf_request
 	}
 }
 
+/*
+ * Asks for something now and then while there are streams: who waits for a frame sends
+ * nothing, and would not notice that the host's daemon is gone. If nothing is
+ * answered, they are woken by vdmabuf_call().
+ */
+static void vdmabuf_pulse(struct work_struct *work)
+{
+	struct vdmabuf_device *vd = container_of(to_delayed_work(work), struct vdmabuf_device,
+						 pulse);
+	struct virtio_dmabuf_info_resp reply;
+	struct vdmabuf_call call = {
+		.session = vdmabuf_session(vd),
+		.op = VIRTIO_DMABUF_GET_INFO,
+		.reply = &reply,
+		.reply_min = sizeof(reply),
+		.reply_max = sizeof(reply),
+	};
+
+	vdmabuf_call(vd, &call);
+	if (READ_ONCE(vd->stream_count))
+		vdmabuf_pulse_start(vd);
+}
+
+/**
+ * vdmabuf_streams_stop - wakes those who wait for streams, when the session is closing
+ * @vd: the device, after vdmabuf_control_close()
+ */
+void vdmabuf_streams_stop(struct vdmabuf_device *vd)
+{
+	vdmabuf_streams_wake(vd);
+	cancel_delayed_work_sync(&vd->pulse);
+}
+
 /**
  * vdmabuf_streams_init - prepares the fields that this file uses
  * @vd: a new device
@@ -388,4 +437,5 @@ void vdmabuf_stream_undo(struct vdmabuf_device *vd, const struct vdmabuf_request
 void vdmabuf_streams_init(struct vdmabuf_device *vd)
 {
 	INIT_LIST_HEAD(&vd->streams);
+	INIT_DELAYED_WORK(&vd->pulse, vdmabuf_pulse);
 }

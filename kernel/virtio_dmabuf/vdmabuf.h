@@ -132,6 +132,7 @@ struct vdmabuf_queue {
  * @deadline: ends waits that the device doesn't answer
  * @orphan_work: undoes what @orphans did
  * @config_work: looks at the device's status after a configuration change
+ * @pulse: asks the device now and then whether it is there, while there are streams
  * @event_bufs: VDMABUF_EVENTS buffers for the event queue
  * @stream_events: events of this session that were for ends of streams
  * @client_lock: for @clients and what is queued in them, and for the fields that follow
@@ -167,6 +168,7 @@ struct vdmabuf_device {
 	struct timer_list deadline;
 	struct work_struct orphan_work;
 	struct work_struct config_work;
+	struct delayed_work pulse;
 	struct virtio_dmabuf_event *event_bufs;
 	u64 stream_events;
 
@@ -466,6 +468,7 @@ int vdmabuf_stream_call(struct vdmabuf_stream *stream, u32 op, const void *body,
 bool vdmabuf_stream_live(struct vdmabuf_stream *stream);
 void vdmabuf_stream_event(struct vdmabuf_device *vd, u32 kind, u64 number);
 void vdmabuf_streams_wake(struct vdmabuf_device *vd);
+void vdmabuf_streams_stop(struct vdmabuf_device *vd);
 void vdmabuf_stream_undo(struct vdmabuf_device *vd, const struct vdmabuf_request *req);
 void vdmabuf_streams_init(struct vdmabuf_device *vd);
 

@@ -17,7 +17,7 @@
  *   info                ok HANDLES MAPPINGS PROBE
  *   quit
  *
- * and what fence.c has.
+ * and what fence.c and stream_fenced.c have.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -31,7 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "guest-check.h"
+#include "stream.h"
 
 #define BUFFERS		64
 #define CONNECT_SECONDS	120
@@ -217,6 +217,9 @@ static int dispatch(char *line)
 		return device_list(state.dev, list_one, NULL);
 	if (!strcmp(word[0], "info"))
 		return do_info();
+	err = stream_command(state.dev, word, say);
+	if (err != -ENOSYS)
+		return err;
 	err = fence_command(state.dev, state.open, BUFFERS, word, say);
 	if (err != -ENOSYS)
 		return err;

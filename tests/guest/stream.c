@@ -27,7 +27,8 @@ int stream_open_as(int dev, const char *name, uint32_t depth, uint32_t flags, st
 	struct virtio_dmabuf_ioc_stream_open arg = {
 		.mode = depth ? VIRTIO_DMABUF_MODE_FIFO : VIRTIO_DMABUF_MODE_LATEST,
 		.depth = depth,
-		.flags = flags | O_CLOEXEC,
+		.flags = (flags & O_NONBLOCK) | O_CLOEXEC,
+		.options = flags & FENCES ? VIRTIO_DMABUF_STREAM_FENCES : 0,
 	};
 
 	if (strlen(name) > NAME_LEN)
@@ -209,8 +210,7 @@ static uint64_t frame_bytes(const struct virtio_dmabuf_ioc_format *format, uint6
 	return end && end < size ? end : size;
 }
 
-/* The stream's buffers, each asked for and mapped once. */
-static int stream_buffer(const struct stream *stream, uint32_t index, struct buffer *buf)
+int stream_buffer(const struct stream *stream, uint32_t index, struct buffer *buf)
 {
 	struct virtio_dmabuf_ioc_stream_buffer arg = { .index = index, .flags = O_CLOEXEC };
 

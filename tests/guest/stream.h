@@ -5,6 +5,7 @@
  * stream.c          consuming, producing, listing
  * stream_negative.c what must fail, and how ends tell each other
  * stream_blocked.c  who waits when the device goes away
+ * stream_fenced.c   frames that come with their fences, asked for in lockstep
  */
 #ifndef STREAM_H
 #define STREAM_H
@@ -18,7 +19,8 @@ struct stream {
 	struct virtio_dmabuf_ioc_format format;
 };
 
-/* @depth 0: the newest frame only. */
+/* @depth 0: the newest frame only. @flags: O_NONBLOCK, or FENCES: frames come with their fences. */
+#define FENCES 1
 int stream_open_as(int dev, const char *name, uint32_t depth, uint32_t flags, struct stream *stream);
 int stream_create(int dev, const char *name, uint32_t flags, struct stream *stream);
 int stream_acquire(const struct stream *stream, struct virtio_dmabuf_ioc_frame *frame);
@@ -26,6 +28,8 @@ int stream_give_back(const struct stream *stream, uint64_t sequence);
 int stream_add(const struct stream *stream, int dmabuf, uint32_t *index);
 int stream_queue(const struct stream *stream, uint32_t index, uint64_t *sequence);
 int stream_reclaim(const struct stream *stream, uint32_t *index);
+/* Asks for one of the stream's buffers, and maps it, unless that was done before. */
+int stream_buffer(const struct stream *stream, uint32_t index, struct buffer *buf);
 /* What poll() tells within @ms, as POLL* bits: @events, POLLHUP, POLLERR. */
 int stream_poll(const struct stream *stream, short events, int ms);
 /* A dma-buf from a heap of the host, or -errno. */
@@ -39,5 +43,7 @@ int stream_produce(int dev, const char *name, const char *heap, uint32_t buffers
 		   uint32_t fps, const char **what);
 void stream_negative(int dev, const char *name, const char *heap, report_fn *report, void *arg);
 void stream_blocked(int dev, report_fn *report, void *arg);
+/* 0, -errno, or -ENOSYS for a command that isn't one of these. */
+int stream_command(int dev, char **word, say_fn *say);
 
 #endif

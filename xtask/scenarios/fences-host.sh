@@ -101,6 +101,19 @@ for kind in udmabuf:0 dma-heap:32; do
 	says "$kind/sync_ends" unblock 5000 = ok
 done
 
+step "a frame that comes with its fence"
+tell stream fenced 0
+says stream/opened stream fenced = ok
+tell attach 0 w
+fence=$told
+tell queue
+says stream/frame frame = 'ok 1 1'
+says stream/frame_before frame_wait 300 = 'ok busy'
+tell signal "$fence"
+says stream/frame_after frame_wait 5000 = 'ok ready'
+says stream/frame_release frame_release = ok
+says stream/closed stream_close = ok
+
 step "readers, writers, merged sync_files"
 tell attach 33 r
 fence=$told

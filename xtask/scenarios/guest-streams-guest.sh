@@ -37,24 +37,43 @@ verdict=$?
 check producer_ends [ $verdict = 0 ]
 touch /share/film.end
 
-step "the device goes away under those who wait"
-mkfifo /tmp/again
-guest-check stream-blocked </tmp/again >/tmp/blocked 2>&1 &
-blocked=$!
-exec 6>/tmp/again
-eventually 60 grep -q '^blocked' /tmp/blocked
-# In this shell nothing else has anything of the driver open.
-refuse rmmod_while_stream_open rmmod virtio_dmabuf
+# away NAME COMMAND...: readers, pollers, and who reclaims, wait while the command ends the session.
+away() {
+	away_name=$1
+	shift
+	mkfifo "/tmp/again.$away_name"
+	guest-check stream-blocked <"/tmp/again.$away_name" >"/tmp/blocked.$away_name" 2>&1 &
+	away_process=$!
+	exec 6>"/tmp/again.$away_name"
+	eventually 60 grep -q '^blocked' "/tmp/blocked.$away_name"
+	# In this shell nothing else has anything of the driver open.
+	refuse "${away_name}_rmmod_refused" rmmod virtio_dmabuf
+	check "${away_name}_done" "$@"
+	check "${away_name}_all_wake" eventually 10 grep -q '^ended' "/tmp/blocked.$away_name"
+}
+# back NAME: the device is there again, and the files of before are of no use any more.
+back() {
+	echo >&6
+	exec 6>&-
+	wait $away_process
+	grep '^check ' "/tmp/blocked.$1" | sed "s/^check /check $1_/"
+}
 device=$(basename "$(ls -d $driver/virtio*)")
+pci=$(dirname "$(readlink -f "$driver/$device")")
+
+step "the driver is unbound under those who wait"
 move() { echo "$device" >"$driver/$1"; }
-check unbind move unbind
-check all_wake eventually 10 grep -q '^ended' /tmp/blocked
+away unbind move unbind
 check bind move bind
-echo >&6
-exec 6>&-
-wait $blocked
-grep '^check ' /tmp/blocked
-check consume_after_bind eval 'guest-check stream-consume live 2 5 >/share/seen.again'
+back unbind
+
+# Linux 6.12 doesn't tell the driver.
+step "the device is reset under those who wait"
+reset() { echo 1 >"$pci/reset"; }
+away reset reset
+back reset
+
+check consume_after_that eval 'guest-check stream-consume live 2 5 >/share/seen.again'
 no_handles() { guest-check info | grep '^handles 0 '; }
 check no_handles eventually 10 no_handles
 check no_mappings sh -c 'guest-check info | grep "^mappings 0 "'

@@ -82,7 +82,7 @@ static int ask(int broker, uint32_t op, const void *body, size_t len, void *repl
 	return receive(broker, &head, reply, size, fd);
 }
 
-int broker_alloc(int broker, const char *heap, uint64_t size, const char *name)
+int broker_alloc(int broker, const char *heap, uint64_t size, const char *name, uint64_t *handle)
 {
 	struct virtio_dmabuf_alloc alloc = { .size = size };
 	struct virtio_dmabuf_publish publish = { 0 };
@@ -96,7 +96,7 @@ int broker_alloc(int broker, const char *heap, uint64_t size, const char *name)
 		  &dmabuf);
 	if (err)
 		return err;
-	publish.handle = opened.handle;
+	publish.handle = *handle = opened.handle;
 	memcpy(publish.name, name, strlen(name));
 	err = ask(broker, VIRTIO_DMABUF_PUBLISH, &publish, sizeof(publish), &opened, sizeof(opened),
 		  &none);
@@ -104,6 +104,39 @@ int broker_alloc(int broker, const char *heap, uint64_t size, const char *name)
 		return dmabuf;
 	close(dmabuf);
 	return err;
+}
+
+static uint64_t stream;
+
+int broker_stream(int broker, const char *name, uint64_t handle)
+{
+	struct virtio_dmabuf_stream_create create = { 0 };
+	struct virtio_dmabuf_stream_create_resp created;
+	struct virtio_dmabuf_stream_index_resp index;
+	struct virtio_dmabuf_stream_add add = { .handle = handle };
+	int none, err;
+
+	if (strlen(name) > sizeof(create.name))
+		return -EINVAL;
+	memcpy(create.name, name, strlen(name));
+	err = ask(broker, VIRTIO_DMABUF_STREAM_CREATE, &create, sizeof(create), &created,
+		  sizeof(created), &none);
+	if (err)
+		return err;
+	stream = add.stream = created.stream;
+	return ask(broker, VIRTIO_DMABUF_STREAM_ADD, &add, sizeof(add), &index, sizeof(index), &none);
+}
+
+int broker_queue(int broker)
+{
+	struct virtio_dmabuf_stream_queue queue = {
+		.stream = stream, .flags = VIRTIO_DMABUF_FRAME_FENCED,
+	};
+	struct virtio_dmabuf_stream_queue_resp queued = { 0 };
+	int none, err = ask(broker, VIRTIO_DMABUF_STREAM_QUEUE, &queue, sizeof(queue), &queued,
+			    sizeof(queued), &none);
+
+	return err ? err : (int)queued.sequence;
 }
 
 int broker_open(int broker, const char *name)

@@ -17,8 +17,11 @@
 /* All functions return 0 or more, or -errno. */
 
 int broker_connect(const char *path);
-/* The dma-buf of a new, published buffer. */
-int broker_alloc(int broker, const char *heap, uint64_t size, const char *name);
+/* The dma-buf of a new, published buffer, and its handle. */
+int broker_alloc(int broker, const char *heap, uint64_t size, const char *name, uint64_t *handle);
+/* A stream with one buffer, the only stream of this process; and its next frame, FENCED: its sequence. */
+int broker_stream(int broker, const char *name, uint64_t handle);
+int broker_queue(int broker);
 /* The dma-buf of a buffer that this process may write to. */
 int broker_open(int broker, const char *name);
 /* The value of the next RELEASE of a buffer that this process has published. */

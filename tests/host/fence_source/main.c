@@ -13,6 +13,8 @@
  *   signal FENCE [ERRNO]   ERRNO for those of error_fence.ko
  *   signal_all             ok COUNT: in random order
  *   poll ID r|w MS         ok ready|busy MILLISECONDS
+ *   stream NAME ID         ok 0: a stream with this buffer, which was allocated
+ *   queue                  ok SEQUENCE: its next frame, FENCED
  *   released MS            ok VALUE: of the next RELEASE
  */
 #define _GNU_SOURCE
@@ -28,6 +30,8 @@
 #define BUFFERS	256
 
 static int buffers[BUFFERS];
+/* Of those that were allocated */
+static uint64_t handles[BUFFERS];
 static int used;
 
 static uint64_t now_ms(void)
@@ -38,13 +42,14 @@ static uint64_t now_ms(void)
 	return now.tv_sec * 1000ULL + now.tv_nsec / 1000000;
 }
 
-static int keep(int dmabuf)
+static int keep(int dmabuf, uint64_t handle)
 {
 	if (dmabuf < 0)
 		return dmabuf;
 	if (used == BUFFERS)
 		return -EMFILE;
 	buffers[used] = dmabuf;
+	handles[used] = handle;
 	return used++;
 }
 
@@ -81,12 +86,18 @@ static int run(int broker, char **word, const char **more)
 	const char *name = word[0];
 	bool write = word[2] && *word[2] == 'w', ready;
 	int dmabuf, result;
-	uint64_t value;
+	uint64_t value = 0;
 
-	if (!strcmp(name, "alloc") && word[3])
-		return keep(broker_alloc(broker, word[1], strtoull(word[2], NULL, 0), word[3]));
+	if (!strcmp(name, "alloc") && word[3]) {
+		result = broker_alloc(broker, word[1], strtoull(word[2], NULL, 0), word[3], &value);
+		return keep(result, value);
+	}
 	if (!strcmp(name, "open") && word[1])
-		return keep(broker_open(broker, word[1]));
+		return keep(broker_open(broker, word[1]), 0);
+	if (!strcmp(name, "stream") && buffer_of(word[2]) >= 0)
+		return broker_stream(broker, word[1], handles[atoi(word[2])]);
+	if (!strcmp(name, "queue"))
+		return broker_queue(broker);
 	if (!strcmp(name, "attach_all"))
 		return attach_all();
 	if (!strcmp(name, "signal") && word[1])
