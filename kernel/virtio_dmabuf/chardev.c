@@ -17,7 +17,7 @@
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
-#include "vdmabuf.h"
+#include "stream.h"
 
 #define VDMABUF_MINORS		64
 /* Events that an open file keeps until they are read */

@@ -9,7 +9,7 @@
 #include <linux/jiffies.h>
 #include <linux/moduleparam.h>
 
-#include "vdmabuf.h"
+#include "stream.h"
 
 static unsigned int request_timeout_ms = 10000;
 module_param(request_timeout_ms, uint, 0644);

@@ -5,7 +5,7 @@
 #include <linux/scatterlist.h>
 #include <linux/string.h>
 
-#include "vdmabuf.h"
+#include "stream.h"
 
 /* Gives one buffer to the device. The caller holds vq_lock. */
 static void vdmabuf_event_post(struct vdmabuf_device *vd, struct virtio_dmabuf_event *event)

@@ -11,7 +11,7 @@
 #include <linux/rcupdate.h>
 #include <linux/virtio_config.h>
 
-#include "vdmabuf.h"
+#include "stream.h"
 
 /* What a VMM with a closed list of device types may call it */
 #define VDMABUF_ID_MEDIA	48

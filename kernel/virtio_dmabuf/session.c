@@ -7,7 +7,7 @@
  */
 #include <linux/virtio_config.h>
 
-#include "vdmabuf.h"
+#include "stream.h"
 
 /**
  * vdmabuf_session_start - sets up the queues and begins a session

@@ -21,7 +21,7 @@
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
-#include "vdmabuf.h"
+#include "stream.h"
 
 /* Nobody waits for the answer to a STREAM_CLOSE. */
 static void vdmabuf_stream_closed(struct vdmabuf_request *req)

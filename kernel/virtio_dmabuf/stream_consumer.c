@@ -16,7 +16,7 @@
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
-#include "vdmabuf.h"
+#include "stream.h"
 
 /* Whether the host can have something else to say than that there is nothing. */
 static bool vdmabuf_consumer_ask(struct vdmabuf_stream *stream)

@@ -15,7 +15,7 @@
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
-#include "vdmabuf.h"
+#include "stream.h"
 
 /* Whether a buffer may be free. */
 static bool vdmabuf_producer_ask(struct vdmabuf_stream *stream)

@@ -15,7 +15,7 @@
  * fence.c    fences of the host, brought to them
  * fence_ioctl.c the ioctls for that
  * list.c     the ioctls that list the host's buffers and streams
- * stream.c   ends of streams: begin, events, end
+ * stream.c   ends of streams: begin, events, end; see stream.h
  * stream_consumer.c a consumer's file
  * stream_producer.c a producer's file
  * publish.c  the ioctls by which a guest shares what it has allocated
@@ -51,9 +51,6 @@
 #include "uapi/virtio_dmabuf.h"
 
 struct dma_buf;
-struct file;
-struct file_operations;
-struct inode;
 struct vdmabuf_heaps;
 struct dma_fence;
 struct vdmabuf_fence;
@@ -61,8 +58,6 @@ struct vdmabuf_request;
 
 /* Event buffers that the device can fill before the driver looks */
 #define VDMABUF_EVENTS		32
-/* Most open ends of streams, as on the host */
-#define VDMABUF_STREAMS		64
 
 /**
  * struct vdmabuf_window - a guest-physical range where aliases appear
@@ -176,51 +171,6 @@ struct vdmabuf_device {
 	struct list_head clients;
 	struct list_head streams;
 	u32 stream_count;
-};
-
-/**
- * struct vdmabuf_stream_buffer - one of a stream's buffers, as its consumer has it
- * @dmabuf: the dma-buf, with a reference; NULL: nobody has asked for it yet
- * @enforcement: who makes it read-only
- */
-struct vdmabuf_stream_buffer {
-	struct dma_buf *dmabuf;
-	u32 enforcement;
-};
-
-/**
- * struct vdmabuf_stream - an end of a stream, and its file
- * @node: in vdmabuf_device.streams; under client_lock, as are @number and @returned
- * @vd: the device, with a reference
- * @session: session of @number
- * @number: what the host calls it; 0 until it has said so
- * @wait: readers, pollers, and who waits for a free buffer
- * @look: the host should be asked: for a frame, or for a free buffer. Taken back
- *	  before it is asked: an event that comes meanwhile stays
- * @early: events came while @number wasn't known, maybe for this end
- * @withdrawn: the stream has ended; frames can be left
- * @returned: buffers that a producer has got back without being told, by index
- * @lock: one at a time asks for a frame, or for a free buffer; and for @buffers
- * @fences: a frame's fence is brought to its buffer
- * @buffers: a consumer's, by index
- * @close: the request that gives the end back
- * @close_work: sends it, if there was no room for it at once
- */
-struct vdmabuf_stream {
-	struct list_head node;
-	struct vdmabuf_device *vd;
-	u64 session;
-	u64 number;
-	wait_queue_head_t wait;
-	bool look;
-	bool early;
-	bool withdrawn;
-	u64 returned;
-	struct mutex lock;
-	bool fences;
-	struct vdmabuf_stream_buffer buffers[VIRTIO_DMABUF_STREAM_BUFFERS];
-	struct vdmabuf_request *close;
-	struct work_struct close_work;
 };
 
 /**
@@ -454,30 +404,6 @@ void vdmabuf_format_to_wire(struct virtio_dmabuf_format *out,
 int vdmabuf_ioc_list(struct vdmabuf_device *vd, void __user *uarg);
 int vdmabuf_ioc_stream_list(struct vdmabuf_device *vd, void __user *uarg);
 int vdmabuf_ioc_stream_stats(struct vdmabuf_device *vd, void __user *uarg);
-
-/* stream.c */
-struct vdmabuf_stream *vdmabuf_stream_new(struct vdmabuf_device *vd);
-void vdmabuf_stream_end(struct vdmabuf_stream *stream);
-int vdmabuf_stream_file(struct vdmabuf_stream *stream, u64 number,
-			const struct file_operations *fops, u32 flags, struct file **file);
-int vdmabuf_stream_install(struct file *file, int fd, void __user *uarg, const void *arg,
-			   size_t size);
-int vdmabuf_stream_close_file(struct inode *inode, struct file *file);
-int vdmabuf_stream_call(struct vdmabuf_stream *stream, u32 op, const void *body,
-			size_t body_len, void *reply, size_t reply_len);
-bool vdmabuf_stream_live(struct vdmabuf_stream *stream);
-void vdmabuf_stream_event(struct vdmabuf_device *vd, u32 kind, u64 number);
-void vdmabuf_streams_wake(struct vdmabuf_device *vd);
-void vdmabuf_streams_stop(struct vdmabuf_device *vd);
-void vdmabuf_stream_undo(struct vdmabuf_device *vd, const struct vdmabuf_request *req);
-void vdmabuf_streams_init(struct vdmabuf_device *vd);
-
-/* stream_consumer.c */
-int vdmabuf_ioc_stream_open(struct vdmabuf_device *vd, void __user *uarg);
-
-/* stream_producer.c */
-int vdmabuf_ioc_stream_create(struct vdmabuf_device *vd, void __user *uarg);
-void vdmabuf_stream_returned(struct vdmabuf_stream *stream, u32 index);
 
 /* publish.c */
 int vdmabuf_ioc_publish(struct vdmabuf_device *vd, void __user *uarg);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #define ENDS 64
 #define OWN "guest/own"
 #define PAGE 4096
+#define ROUNDS 2000
 /* Longest wait for what comes by an event */
 #define SOON 10000
 
@@ -309,6 +311,64 @@ static void own_stream(int dev, const char *live, const char *heap)
 	ends(dev, &own, &fifo, &latest);
 }
 
+/* What a consumer in a thread has seen, until the stream's end. */
+struct seen {
+	struct stream stream;
+	uint64_t frames;
+	uint64_t last;
+	uint64_t skipped;
+	int err;
+};
+
+static void *consumer(void *arg)
+{
+	struct seen *seen = arg;
+	struct virtio_dmabuf_ioc_frame frame;
+
+	while (!(seen->err = stream_acquire(&seen->stream, &frame))) {
+		seen->frames++;
+		if (frame.sequence <= seen->last)
+			return NULL;
+		seen->last = frame.sequence;
+		seen->skipped = frame.skipped;
+		stream_give_back(&seen->stream, frame.sequence);
+	}
+	return NULL;
+}
+
+/* One buffer goes to and fro between those who wait for it: no wake-up may be lost. */
+static void ping_pong(int dev, const char *heap)
+{
+	int fd = heap_buffer(heap, PAGE);
+	struct seen seen = { 0 };
+	uint64_t sequence = 0;
+	struct stream own;
+	pthread_t thread;
+	uint32_t index;
+	char value[64];
+
+	if (!expect("ping_create", stream_create(dev, OWN, 0, &own), 0) ||
+	    !expect("ping_add", stream_add(&own, fd, &index), 0) ||
+	    !expect("ping_open", stream_open_as(dev, OWN, 1, 0, &seen.stream), 0))
+		return;
+	pthread_create(&thread, NULL, consumer, &seen);
+	while (sequence < ROUNDS && !stream_queue(&own, index, &sequence)) {
+		/* Now and then the frame is acquired before it is taken back. */
+		if (sequence % 2)
+			usleep(500);
+		if (stream_reclaim(&own, &index))
+			break;
+	}
+	close(own.fd);
+	pthread_join(thread, NULL);
+	snprintf(value, sizeof(value), "%llu of %llu, %llu skipped", (unsigned long long)seen.frames,
+		 (unsigned long long)sequence, (unsigned long long)seen.skipped);
+	is("ping_pong", sequence == ROUNDS && seen.err == -ENODATA && seen.frames > 0 &&
+	   seen.frames + seen.skipped <= ROUNDS, value);
+	close(seen.stream.fd);
+	close(fd);
+}
+
 /* As many ends as there may be; one that is closed makes room for the next at once. */
 static void many(int dev, const char *live)
 {
@@ -336,5 +396,6 @@ void stream_negative(int dev, const char *name, const char *heap, report_fn *to,
 	open_arguments(dev, name);
 	other_arguments(dev, name);
 	own_stream(dev, name, heap);
+	ping_pong(dev, heap);
 	many(dev, name);
 }

@@ -271,6 +271,7 @@ const GUEST_STREAMS: Scenario = Scenario {
         "read_full",
         "closed_gives_back",
         "read_end",
+        "ping_pong",
         "end_65",
         "ends_swapped",
         "guest_contents_right",

@@ -748,7 +748,7 @@ struct virtio_dmabuf_ioc_withdraw {
  */
 
 /**
- * struct virtio_dmabuf_ioc_stream_info - one stream of the list of those that this guest may consume
+ * struct virtio_dmabuf_ioc_stream_info - one of the streams that this guest may consume
  * @id: number of the stream on the host, never used again
  * @produced: frames so far
  * @buffers: its buffers
