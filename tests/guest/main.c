@@ -209,7 +209,7 @@ static void cmd_stream_produce(char **args)
 
 static void cmd_stream_negative(char **args)
 {
-	stream_negative(device(), args[0], args[1], report, NULL);
+	stream_negative(device(), args[0], args[1], number(args[2]), report, NULL);
 }
 
 static void cmd_stream_blocked(char **args)
@@ -234,7 +234,7 @@ static const struct command {
 	{ "stream-stats", 1, 1, "NAME", cmd_stream_stats },
 	{ "stream-consume", 3, 3, "NAME latest|DEPTH COUNT", cmd_stream_consume },
 	{ "stream-produce", 5, 5, "NAME HEAP BUFFERS COUNT FPS", cmd_stream_produce },
-	{ "stream-negative", 2, 2, "NAME HEAP", cmd_stream_negative },
+	{ "stream-negative", 3, 3, "NAME HEAP ROUNDS", cmd_stream_negative },
 	{ "stream-blocked", 0, 0, "", cmd_stream_blocked },
 };
 

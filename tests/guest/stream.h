@@ -41,7 +41,9 @@ int stream_stats(int dev, const char *name);
 int stream_consume(int dev, const char *name, uint32_t depth, uint64_t count, const char **what);
 int stream_produce(int dev, const char *name, const char *heap, uint32_t buffers, uint64_t count,
 		   uint32_t fps, const char **what);
-void stream_negative(int dev, const char *name, const char *heap, report_fn *report, void *arg);
+/* @rounds: how often one buffer goes to and fro. */
+void stream_negative(int dev, const char *name, const char *heap, uint64_t rounds,
+		     report_fn *report, void *arg);
 void stream_blocked(int dev, report_fn *report, void *arg);
 /* 0, -errno, or -ENOSYS for a command that isn't one of these. */
 int stream_command(int dev, char **word, say_fn *say);

@@ -18,7 +18,6 @@
 #define ENDS 64
 #define OWN "guest/own"
 #define PAGE 4096
-#define ROUNDS 2000
 /* Longest wait for what comes by an event */
 #define SOON 10000
 
@@ -337,7 +336,7 @@ static void *consumer(void *arg)
 }
 
 /* One buffer goes to and fro between those who wait for it: no wake-up may be lost. */
-static void ping_pong(int dev, const char *heap)
+static void ping_pong(int dev, const char *heap, uint64_t rounds)
 {
 	int fd = heap_buffer(heap, PAGE);
 	struct seen seen = { 0 };
@@ -352,7 +351,7 @@ static void ping_pong(int dev, const char *heap)
 	    !expect("ping_open", stream_open_as(dev, OWN, 1, 0, &seen.stream), 0))
 		return;
 	pthread_create(&thread, NULL, consumer, &seen);
-	while (sequence < ROUNDS && !stream_queue(&own, index, &sequence)) {
+	while (sequence < rounds && !stream_queue(&own, index, &sequence)) {
 		/* Now and then the frame is acquired before it is taken back. */
 		if (sequence % 2)
 			usleep(500);
@@ -363,8 +362,8 @@ static void ping_pong(int dev, const char *heap)
 	pthread_join(thread, NULL);
 	snprintf(value, sizeof(value), "%llu of %llu, %llu skipped", (unsigned long long)seen.frames,
 		 (unsigned long long)sequence, (unsigned long long)seen.skipped);
-	is("ping_pong", sequence == ROUNDS && seen.err == -ENODATA && seen.frames > 0 &&
-	   seen.frames + seen.skipped <= ROUNDS, value);
+	is("ping_pong", sequence == rounds && seen.err == -ENODATA && seen.frames > 0 &&
+	   seen.frames + seen.skipped <= rounds, value);
 	close(seen.stream.fd);
 	close(fd);
 }
@@ -389,13 +388,14 @@ static void many(int dev, const char *live)
 		close(streams[count].fd);
 }
 
-void stream_negative(int dev, const char *name, const char *heap, report_fn *to, void *arg)
+void stream_negative(int dev, const char *name, const char *heap, uint64_t rounds, report_fn *to,
+		     void *arg)
 {
 	report = to;
 	report_arg = arg;
 	open_arguments(dev, name);
 	other_arguments(dev, name);
 	own_stream(dev, name, heap);
-	ping_pong(dev, heap);
+	ping_pong(dev, heap, rounds);
 	many(dev, name);
 }

@@ -3,7 +3,7 @@
 driver=/sys/bus/virtio/drivers/virtio_dmabuf
 heap=virtio-system
 # Two layers of emulation are slow.
-if [ "$BED" = nested ]; then count=20; else count=60; fi
+if [ "$BED" = nested ]; then count=20 rounds=200; else count=60 rounds=2000; fi
 
 touch /share/up
 eventually 60 test -e /share/counted
@@ -22,11 +22,11 @@ check killed_consumer_is_gone eventually 10 gone
 touch /share/consumed
 
 step "what must fail"
-guest-check stream-negative live $heap
+guest-check stream-negative live $heap $rounds
 
 step "a camera of the guest"
 eventually 60 test -e /share/ready
-guest-check stream-produce guest/film $heap 3 150 20 >/share/made &
+guest-check stream-produce guest/film virtio-film 3 150 20 >/share/made &
 film=$!
 eventually 60 grep -q queued /share/made
 touch /share/made.done

@@ -253,7 +253,7 @@ const GUEST_STREAMS: Scenario = Scenario {
     before: Some(include_str!("../scenarios/streams-before.sh")),
     host: Some(include_str!("../scenarios/guest-streams-host.sh")),
     guest: Some(include_str!("../scenarios/guest-streams-guest.sh")),
-    config: None,
+    config: Some(include_str!("../scenarios/guest-streams.toml")),
     required: &[
         "list",
         "guest_fifo_right",

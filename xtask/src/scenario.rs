@@ -29,7 +29,8 @@ pub struct Scenario {
     pub host: Option<&'static str>,
     /// The script in the guest.
     pub guest: Option<&'static str>,
-    /// The daemon's configuration, if not the bed's own; POOL and HEAP in it stand for the bed's kinds.
+    /// The daemon's configuration, if not the bed's own; POOL and HEAP in it stand for the bed's kinds, and what follows
+    /// `#flat ` or `#nested ` at the start of a line is for such a bed only.
     pub config: Option<&'static str>,
     /// The checks it has to make: a script that stops early must not pass.
     pub required: &'static [&'static str],
@@ -157,11 +158,17 @@ fn once(
 
 /// A scenario's configuration with the kinds of pools and heaps that the bed has.
 fn of_bed(text: &str, bed: BedKind) -> String {
-    let (pool, heap) = match bed {
-        BedKind::Flat => ("memfd", "memfd"),
-        BedKind::Nested | BedKind::Native => ("udmabuf", "dma-heap"),
+    let (pool, heap, own) = match bed {
+        BedKind::Flat => ("memfd", "memfd", "#flat "),
+        BedKind::Nested | BedKind::Native => ("udmabuf", "dma-heap", "#nested "),
     };
-    text.replace("\"POOL\"", &format!("\"{pool}\""))
+    let lines = text
+        .lines()
+        .map(|line| line.strip_prefix(own).unwrap_or(line));
+    lines
+        .flat_map(|line| [line, "\n"])
+        .collect::<String>()
+        .replace("\"POOL\"", &format!("\"{pool}\""))
         .replace("\"HEAP\"", &format!("\"{heap}\""))
 }
 
