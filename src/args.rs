@@ -3,7 +3,7 @@
 
 use crate::config::{self, Config, ConfigError, HeapConfig, RelayConfig, SocketSource, VmConfig};
 use crate::heap::PoolOptions;
-use crate::session::{FenceTerms, Grant, Pattern, Target};
+use crate::session::{FenceTerms, Grant, Limits, Pattern, Target};
 use clap::Parser;
 use dmabuf_protocol::{Access, Enforcement, HeapKind, Name, PAGE_SIZE};
 use std::path::{Path, PathBuf};
@@ -244,10 +244,12 @@ impl Args {
                     .collect(),
                 publish: Pattern::new("*").into_iter().collect(),
                 allocate: sources,
-                max_handles: config::DEFAULT_MAX,
-                max_buffers: config::DEFAULT_MAX,
-                max_bytes: u64::MAX,
-                max_waits: config::DEFAULT_MAX,
+                monitor: true,
+                limits: Limits {
+                    mappings: 0,
+                    bytes: u64::MAX,
+                    ..Limits::DEFAULT
+                },
             }],
         };
         let vm = VmConfig {
@@ -258,11 +260,7 @@ impl Args {
             grants,
             publish: Vec::new(),
             allocate: Vec::new(),
-            max_handles: config::DEFAULT_MAX,
-            max_mappings: config::DEFAULT_MAX,
-            max_buffers: config::DEFAULT_MAX,
-            max_bytes: 0,
-            max_waits: config::DEFAULT_MAX,
+            limits: Limits::DEFAULT,
         };
         Ok(Config {
             heaps,

@@ -14,10 +14,11 @@ mod values;
 pub use values::{check_window, parse_size, random_uuid};
 
 use crate::heap::PoolOptions;
-use crate::session::{Grant, Pattern};
+use crate::session::{Grant, Limits, Pattern, Policy, Usage};
 use check::Checker;
-use dmabuf_protocol::Name;
+use dmabuf_protocol::{Name, PeerKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use values::Wrong;
 
 /// What is wrong with a configuration: file, line, and what was expected.
@@ -88,16 +89,25 @@ pub struct VmConfig {
     pub publish: Vec<Pattern>,
     /// Heaps and pools it may allocate from.
     pub allocate: Vec<String>,
-    /// Most handles.
-    pub max_handles: u32,
-    /// Most mappings.
-    pub max_mappings: u32,
-    /// Most buffers it may have allocated at once.
-    pub max_buffers: u32,
-    /// Most bytes it may have allocated at once.
-    pub max_bytes: u64,
-    /// Most waits and brackets.
-    pub max_waits: u32,
+    /// The most it may have.
+    pub limits: Limits,
+}
+
+impl VmConfig {
+    /// The peer's rights, with nothing in use.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy {
+            name: self.name,
+            kind: PeerKind::Vm,
+            monitor: false,
+            grants: self.grants.clone(),
+            publish: self.publish.clone(),
+            allocate: self.allocate.clone(),
+            limits: self.limits,
+            usage: Arc::new(Usage::default()),
+        }
+    }
 }
 
 /// One VM that has everything from another process's broker.
@@ -137,18 +147,28 @@ pub struct ClientConfig {
     pub publish: Vec<Pattern>,
     /// Heaps and pools it may allocate from.
     pub allocate: Vec<String>,
-    /// Most handles.
-    pub max_handles: u32,
-    /// Most buffers it may have allocated or imported at once.
-    pub max_buffers: u32,
-    /// Most bytes it may have allocated at once.
-    pub max_bytes: u64,
-    /// Most waits and brackets.
-    pub max_waits: u32,
+    /// It may see what all peers use.
+    pub monitor: bool,
+    /// The most it may have; no mappings.
+    pub limits: Limits,
 }
 
-/// Default for `max-handles`, `max-mappings` and `max-waits`.
-pub const DEFAULT_MAX: u32 = 256;
+impl ClientConfig {
+    /// The peer's rights, with nothing in use.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy {
+            name: self.name,
+            kind: PeerKind::Client,
+            monitor: self.monitor,
+            grants: self.grants.clone(),
+            publish: self.publish.clone(),
+            allocate: self.allocate.clone(),
+            limits: self.limits,
+            usage: Arc::new(Usage::default()),
+        }
+    }
+}
 
 impl Config {
     /// Reads and checks a file.

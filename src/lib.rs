@@ -13,6 +13,7 @@
 //! | [`fence`] | waiting for fences, CPU access brackets, fences that hold a buffer |
 //! | [`session`] | one peer: handles, grants, mappings, requests → replies |
 //! | [`stream`] | frames, holds, release |
+//! | [`gauge`] | what is in use, counted |
 //! | [`vhost`] | virtqueues, windows, the front-end |
 //! | [`broker`] | the Unix socket of host processes |
 //! | [`relay`] | one VM in a process of its own, with what a broker grants it |
@@ -25,6 +26,7 @@ pub mod complaints;
 pub mod config;
 pub mod error;
 pub mod fence;
+pub mod gauge;
 pub mod heap;
 pub mod relay;
 pub mod session;
@@ -40,7 +42,7 @@ use ::vhost::vhost_user::Listener;
 use buffer::{Buffer, Deriver, Published};
 use fence::{FenceSource, Fences, HostKernel};
 use heap::{DmaHeap, Heap, MemfdHeap, Pool, PoolHeap};
-use session::{Host, Limits, Policy, Usage};
+use session::{Host, Policy};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sockets::Sockets;
@@ -59,8 +61,16 @@ pub fn run(config: &Config) -> Result<(), Error> {
     sys::survive_truncation()?;
     let mut pools = HashMap::new();
     let fences = Fences::start(Arc::new(HostKernel), open_fence_source(config)?)?;
+    let vms = config.vms.iter().map(|vm| Arc::new(vm.policy()));
+    let vms: Vec<Arc<Policy>> = vms.collect();
+    let clients = config
+        .clients
+        .iter()
+        .map(|client| Arc::new(client.policy()));
+    let clients: Vec<Arc<Policy>> = clients.collect();
     let mut host = Host {
         deriver: Arc::new(Deriver::open()),
+        peers: vms.iter().chain(&clients).cloned().collect(),
         ..Host::new(fences)
     };
     for heap in &config.heaps {
@@ -82,12 +92,13 @@ pub fn run(config: &Config) -> Result<(), Error> {
             status,
         })?;
     }
-    for (vm, listener) in config.vms.iter().zip(sockets.vms.drain(..)) {
-        serve_vm(vm, &pools, &host, listener)?;
+    for ((vm, policy), listener) in config.vms.iter().zip(vms).zip(sockets.vms.drain(..)) {
+        serve_vm(vm, policy, &pools, &host, listener)?;
     }
     if let Some(listener) = sockets.broker.take() {
-        let policies = config.clients.iter().map(broker::Client::new).collect();
-        broker::start(listener, policies, &host)?;
+        let clients = config.clients.iter().zip(clients);
+        let clients = clients.map(|(client, policy)| broker::Client::new(client, policy));
+        broker::start(listener, clients.collect(), &host)?;
     }
     wait_for_end(&mut signals);
     // Threads that serve peers hold pools, so these are not dropped; their links are taken away here.
@@ -117,7 +128,7 @@ pub fn run_relay(config: &RelayConfig) -> Result<(), Error> {
     let device = vhost::Vm {
         name: broker.terms.name,
         max_handles: broker.terms.max_handles,
-        max_mappings: config::DEFAULT_MAX,
+        max_mappings: session::Limits::DEFAULT.mappings,
         allocates: broker.terms.allocates,
         window_size: config.window_size,
         fixed: broker.fixed.iter().map(|f| f.window.clone()).collect(),
@@ -188,29 +199,16 @@ fn predeclare(host: &Host, config: &config::BufferConfig) -> Result<(), dmabuf_p
 
 fn serve_vm(
     vm: &config::VmConfig,
+    policy: Arc<Policy>,
     pools: &HashMap<String, Arc<Pool>>,
     host: &Arc<Host>,
     listener: Listener,
 ) -> Result<(), Error> {
-    let policy = Policy {
-        name: vm.name,
-        grants: vm.grants.clone(),
-        publish: vm.publish.clone(),
-        allocate: vm.allocate.clone(),
-        limits: Limits {
-            handles: vm.max_handles,
-            buffers: vm.max_buffers,
-            mappings: vm.max_mappings,
-            bytes: vm.max_bytes,
-            waits: vm.max_waits,
-        },
-        usage: Arc::new(Usage::default()),
-    };
     let fixed = vm.static_pools.iter().filter_map(|name| pools.get(name));
     let device = vhost::Vm {
         name: vm.name,
-        max_handles: vm.max_handles,
-        max_mappings: vm.max_mappings,
+        max_handles: vm.limits.handles,
+        max_mappings: vm.limits.mappings,
         allocates: !vm.allocate.is_empty(),
         window_size: vm.window_size,
         fixed: fixed
@@ -221,7 +219,7 @@ fn serve_vm(
             .collect(),
         sessions: vhost::Local {
             host: Arc::clone(host),
-            policy: Arc::new(policy),
+            policy,
         },
     };
     start_vm(device, listener)

@@ -178,6 +178,12 @@ const fn advice(request: OpCode, status: Status) -> &'static str {
         (_, Status::EINVAL) => "The request is malformed or can't be done with this buffer",
         (_, Status::EMFILE) => "This client holds as many handles as it may: close some",
         (_, Status::ENOMEM) => "The host has no memory for it: ask for less, or free some",
+        (OpCode::StreamAcquire, Status::EDQUOT) => {
+            "This client holds as many frames of all streams as it may: release some, or raise max-holds in the daemon's configuration"
+        }
+        (OpCode::StreamOpen, Status::EDQUOT) => {
+            "This client consumes as many streams as it may: see max-consumers in the daemon's configuration"
+        }
         (_, Status::EDQUOT) => "The quota of this client is used up: withdraw or close buffers",
         (_, Status::EOPNOTSUPP) => "The daemon doesn't offer this request on its socket",
         (_, Status::ESTALE) => "The handle was closed or its buffer withdrawn: open it again",

@@ -27,6 +27,7 @@
 //! | [`source`] | where frames come from: a camera or a drawn test pattern |
 //! | [`share`] | the loop that captures into shared buffers, free-running or in lockstep with a test |
 //! | [`stream`] | frames from one producer to many consumers: both ends |
+//! | [`usage`] | what peers use of what they may have |
 //! | [`v4l2`] | the few ioctls of a V4L2 capture device that this needs |
 //! | [`arguments`] | sizes, fourccs and hex on command lines |
 //! | `sys` | mmap and ioctls: the only unsafe code |
@@ -46,13 +47,15 @@ pub mod share;
 pub mod source;
 pub mod stream;
 mod sys;
+pub mod usage;
 pub mod v4l2;
 
 pub use alias::{Alias, Allocation};
 pub use buffer::BufferInfo;
 pub use client::{Client, DEFAULT_DEADLINE, Info};
 pub use dmabuf_protocol::{
-    Access, BufferId, Enforcement, FenceUsage, Flags, Handle, HeapKind, Name, Status, SyncDirection,
+    Access, BufferId, Enforcement, FenceUsage, Flags, Handle, HeapKind, Name, PeerKind, Resource,
+    Status, SyncDirection,
 };
 pub use error::{Error, Result};
 pub use event::{Event, EventKind};

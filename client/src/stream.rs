@@ -33,7 +33,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros};
 
 /// Most pages of a list.
-const MAX_PAGES: usize = 1024;
+pub(crate) const MAX_PAGES: usize = 1024;
 
 /// One stream of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -509,7 +509,7 @@ impl Producer {
     }
 }
 
-fn entries_of<T: FromBytes>(bytes: &[u8], count: u32) -> Result<Vec<T>> {
+pub(crate) fn entries_of<T: FromBytes>(bytes: &[u8], count: u32) -> Result<Vec<T>> {
     let wrong = || Error::Protocol("a list with a wrong length");
     let entries = bytes
         .chunks(size_of::<T>())
@@ -521,7 +521,7 @@ fn entries_of<T: FromBytes>(bytes: &[u8], count: u32) -> Result<Vec<T>> {
     Ok(entries)
 }
 
-fn name(raw: [u8; 64]) -> Result<Name> {
+pub(crate) fn name(raw: [u8; 64]) -> Result<Name> {
     Name::from_wire(raw).map_err(|_| Error::Protocol("a malformed name"))
 }
 

@@ -11,6 +11,7 @@
 //! * [`types`]: access, enforcement, names, handles: the values inside the structures
 //! * [`fence`]: sync, fences, release, hold
 //! * [`stream`]: frames from one producer to many consumers
+//! * [`usage`]: what peers use of what they may have
 //! * [`status`]: the status codes of a reply
 #![no_std]
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@ pub mod request;
 pub mod status;
 pub mod stream;
 pub mod types;
+pub mod usage;
 pub mod wire;
 
 pub use config::{DeviceConfig, WindowHeader};
@@ -32,6 +34,7 @@ pub use stream::ConsumeMode;
 pub use types::{
     Access, BufferId, Caching, Enforcement, Flags, Handle, HeapKind, MappingId, Name, Uuid,
 };
+pub use usage::{PeerKind, Resource};
 
 /// Version of the protocol, as the configuration space and GET_INFO report it (SPEC.md, "Versions").
 pub const VERSION: u32 = 1;

@@ -67,6 +67,8 @@ opcodes! {
     Unmap = 0x06, "UNMAP", 0;
     /// A second handle with the same or less access.
     Derive = 0x07, "DERIVE", size_of::<wire::OpenReply>();
+    /// What peers use of what they may have.
+    GetUsage = 0x08, "GET_USAGE", size_of::<wire::ListReply>() + size_of::<wire::PeerUsage>();
     /// Begin CPU access.
     SyncStart = 0x10, "SYNC_START", size_of::<wire::SyncReply>();
     /// End CPU access.
@@ -182,6 +184,13 @@ pub enum Request {
         flags: Flags,
         /// Least enforcement wanted.
         enforcement: Enforcement,
+    },
+    /// GET_USAGE
+    GetUsage {
+        /// 0, or the `next` of the page before.
+        cursor: u64,
+        /// Most entries wanted; 0: as many as fit.
+        max: u32,
     },
     /// SYNC_START
     SyncStart {
@@ -326,7 +335,10 @@ impl Request {
                 .is_empty()
                 .then_some(Self::GetInfo)
                 .ok_or(Status::EINVAL),
-            OpCode::List => parse_list(exact(body)?),
+            OpCode::List => {
+                let (cursor, max) = page(exact(body)?)?;
+                Ok(Self::List { cursor, max })
+            }
             OpCode::Open => parse_open(exact(body)?),
             OpCode::Close => Ok(Self::Close(Handle(
                 exact::<wire::CloseRequest>(body)?.handle.get(),
@@ -336,6 +348,10 @@ impl Request {
                 exact::<wire::UnmapRequest>(body)?.mapping.get(),
             ))),
             OpCode::Derive => parse_derive(exact(body)?),
+            OpCode::GetUsage => {
+                let (cursor, max) = page(exact(body)?)?;
+                Ok(Self::GetUsage { cursor, max })
+            }
             OpCode::StreamOpen
             | OpCode::StreamClose
             | OpCode::StreamBuffer
@@ -375,6 +391,7 @@ impl Request {
             Self::Map { .. } => OpCode::Map,
             Self::Unmap(_) => OpCode::Unmap,
             Self::Derive { .. } => OpCode::Derive,
+            Self::GetUsage { .. } => OpCode::GetUsage,
             Self::SyncStart { .. } => OpCode::SyncStart,
             Self::SyncEnd { .. } => OpCode::SyncEnd,
             Self::FenceWait { .. } => OpCode::FenceWait,
@@ -404,12 +421,10 @@ pub(crate) fn zero(value: u64) -> Result<(), Status> {
     }
 }
 
-fn parse_list(body: wire::ListRequest) -> Result<Request, Status> {
+/// Cursor and most entries of a request for a page of a list.
+pub(crate) fn page(body: wire::ListRequest) -> Result<(u64, u32), Status> {
     zero(body.reserved.get().into())?;
-    Ok(Request::List {
-        cursor: body.cursor.get(),
-        max: body.max.get(),
-    })
+    Ok((body.cursor.get(), body.max.get()))
 }
 
 fn parse_open(body: wire::OpenRequest) -> Result<Request, Status> {

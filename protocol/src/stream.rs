@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Streams (SPEC.md, "Device operation: streams"): their structures, values and parsing.
 
-use crate::request::{OpCode, checked_format, exact, zero};
+use crate::request::{OpCode, checked_format, exact, page, zero};
 use crate::status::Status;
 use crate::types::{Enforcement, Handle, Name};
 use crate::wire::Format;
@@ -400,12 +400,8 @@ pub(crate) fn parse(op: OpCode, body: &[u8]) -> Result<StreamRequest, Status> {
             }
         }
         OpCode::StreamList => {
-            let body: crate::wire::ListRequest = exact(body)?;
-            zero(body.reserved.get().into())?;
-            StreamRequest::List {
-                cursor: body.cursor.get(),
-                max: body.max.get(),
-            }
+            let (cursor, max) = page(exact(body)?)?;
+            StreamRequest::List { cursor, max }
         }
         OpCode::StreamCreate => {
             let body: wire::StreamCreateRequest = exact(body)?;

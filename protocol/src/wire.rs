@@ -20,6 +20,7 @@ macro_rules! wire {
 
 pub use crate::fence::wire::*;
 pub use crate::stream::wire::*;
+pub use crate::usage::wire::*;
 pub(crate) use wire;
 
 wire! {

@@ -42,7 +42,7 @@ fn encode(request: &Request, tag: u64) -> Vec<u8> {
     match request {
         Request::GetInfo => {}
         Request::Stream(request) => put(&stream_body(request)),
-        Request::List { cursor, max } => {
+        Request::List { cursor, max } | Request::GetUsage { cursor, max } => {
             put(&cursor.to_le_bytes());
             put(&u64::from(*max).to_le_bytes());
         }
@@ -141,6 +141,7 @@ fn zeros(request: &Request) -> (Vec<usize>, Option<usize>) {
     // Bytes after the NUL that ends a name; the place of a format's reserved field.
     match request {
         Request::List { .. }
+        | Request::GetUsage { .. }
         | Request::SyncStart { .. }
         | Request::SyncEnd { .. }
         | Request::FenceQuery { .. } => ranges.push(body(12..16)),
@@ -263,6 +264,7 @@ fn requests() -> impl Strategy<Value = Request> {
     prop_oneof![
         Just(Request::GetInfo),
         any::<(u64, u32)>().prop_map(|(cursor, max)| Request::List { cursor, max }),
+        any::<(u64, u32)>().prop_map(|(cursor, max)| Request::GetUsage { cursor, max }),
         (names(), flags.clone(), enforcements()).prop_map(|(name, flags, enforcement)| {
             Request::Open {
                 name,

@@ -7,7 +7,7 @@
 mod connection;
 
 use crate::config::ClientConfig;
-use crate::session::{Host, Limits, Policy, Session, Transport, Usage};
+use crate::session::{Host, Policy, Session, Transport};
 use crate::sys;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::UCred;
@@ -26,27 +26,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// As configured.
+    /// As configured, with these rights.
     #[must_use]
-    pub fn new(config: &ClientConfig) -> Self {
-        let policy = Policy {
-            name: config.name,
-            grants: config.grants.clone(),
-            publish: config.publish.clone(),
-            allocate: config.allocate.clone(),
-            limits: Limits {
-                handles: config.max_handles,
-                buffers: config.max_buffers,
-                mappings: 0,
-                bytes: config.max_bytes,
-                waits: config.max_waits,
-            },
-            usage: Arc::new(Usage::default()),
-        };
+    pub fn new(config: &ClientConfig, policy: Arc<Policy>) -> Self {
         Self {
             uid: config.uid,
             gid: config.gid,
-            policy: Arc::new(policy),
+            policy,
         }
     }
 

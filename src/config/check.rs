@@ -4,12 +4,12 @@
 //! Every complaint names the place in the text, and what was expected there. Called by [`Config::parse`].
 
 use super::values::{
-    Wrong, absolute, buffer_limit, byte_limit, bytes, check_window, limit, name, parse_uuid,
-    pattern, random_uuid, wait_ms, wrong,
+    Wrong, absolute, byte_limit, bytes, check_window, limit, name, parse_uuid, pattern,
+    random_uuid, wait_ms, wrong,
 };
 use super::{BufferConfig, ClientConfig, Config, HeapConfig, SocketSource, VmConfig, raw};
 use crate::heap::PoolOptions;
-use crate::session::{FenceTerms, Grant, Target};
+use crate::session::{FenceTerms, Grant, Limits, Target};
 use dmabuf_protocol::wire::STREAM_MAX_BUFFERS;
 use dmabuf_protocol::{Enforcement, HeapKind, Name, PAGE_SIZE, Uuid};
 use std::collections::{HashMap, HashSet};
@@ -210,7 +210,8 @@ impl Checker {
         for heap in &raw.allocate {
             self.vm_may_allocate(heap, window_size)?;
         }
-        let max_handles = limit(raw.max_handles.as_ref())?;
+        let default = Limits::DEFAULT;
+        let handles = limit(raw.max_handles.as_ref(), default.handles)?;
         Ok(VmConfig {
             name,
             socket,
@@ -219,11 +220,15 @@ impl Checker {
             grants,
             publish: raw.publish.iter().map(pattern).collect::<Result<_, _>>()?,
             allocate,
-            max_handles,
-            max_mappings: limit(raw.max_mappings.as_ref())?,
-            max_buffers: buffer_limit(raw.max_buffers.as_ref(), max_handles)?,
-            max_bytes: byte_limit(raw.max_bytes.as_ref(), window_size)?,
-            max_waits: limit(raw.max_waits.as_ref())?,
+            limits: Limits {
+                handles,
+                mappings: limit(raw.max_mappings.as_ref(), default.mappings)?,
+                waits: limit(raw.max_waits.as_ref(), default.waits)?,
+                buffers: limit(raw.max_buffers.as_ref(), handles)?,
+                bytes: byte_limit(raw.max_bytes.as_ref(), window_size)?,
+                holds: limit(raw.max_holds.as_ref(), default.holds)?,
+                consumers: limit(raw.max_consumers.as_ref(), default.consumers)?,
+            },
         })
     }
 
@@ -250,8 +255,8 @@ impl Checker {
         let grants = self.grants(raw.grant)?;
         let publish = raw.publish.iter().map(pattern).collect::<Result<_, _>>()?;
         let allocate = self.sources_of(&raw.allocate)?;
-        let max_bytes = byte_limit(raw.max_bytes.as_ref(), u64::MAX)?;
-        let max_handles = limit(raw.max_handles.as_ref())?;
+        let default = Limits::DEFAULT;
+        let handles = limit(raw.max_handles.as_ref(), default.handles)?;
         Ok(ClientConfig {
             name,
             uid: raw.uid,
@@ -259,10 +264,16 @@ impl Checker {
             grants,
             publish,
             allocate,
-            max_handles,
-            max_buffers: buffer_limit(raw.max_buffers.as_ref(), max_handles)?,
-            max_bytes,
-            max_waits: limit(raw.max_waits.as_ref())?,
+            monitor: raw.monitor,
+            limits: Limits {
+                handles,
+                mappings: 0,
+                waits: limit(raw.max_waits.as_ref(), default.waits)?,
+                buffers: limit(raw.max_buffers.as_ref(), handles)?,
+                bytes: byte_limit(raw.max_bytes.as_ref(), u64::MAX)?,
+                holds: limit(raw.max_holds.as_ref(), default.holds)?,
+                consumers: limit(raw.max_consumers.as_ref(), default.consumers)?,
+            },
         })
     }
 

@@ -90,6 +90,8 @@ pub struct Vm {
     pub max_buffers: Option<Spanned<u32>>,
     pub max_bytes: Option<Spanned<Size>>,
     pub max_waits: Option<Spanned<u32>>,
+    pub max_holds: Option<Spanned<u32>>,
+    pub max_consumers: Option<Spanned<u32>>,
     #[serde(default)]
     pub grant: Vec<Grant>,
 }
@@ -101,6 +103,8 @@ pub struct Client {
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     #[serde(default)]
+    pub monitor: bool,
+    #[serde(default)]
     pub publish: Vec<Spanned<String>>,
     #[serde(default)]
     pub allocate: Vec<Spanned<String>>,
@@ -108,6 +112,8 @@ pub struct Client {
     pub max_buffers: Option<Spanned<u32>>,
     pub max_bytes: Option<Spanned<Size>>,
     pub max_waits: Option<Spanned<u32>>,
+    pub max_holds: Option<Spanned<u32>>,
+    pub max_consumers: Option<Spanned<u32>>,
     #[serde(default)]
     pub grant: Vec<Grant>,
 }

@@ -53,6 +53,7 @@ allocate = ["system", "cma"]
 publish = ["cluster/*"]
 max-buffers = 3
 max-waits = 12
+max-holds = 5
 
 [[vm.grant]]
 pool = "camera"
@@ -80,6 +81,8 @@ max-handles = 16
 max-bytes = "1G"
 max-buffers = 7
 max-waits = 13
+max-consumers = 6
+monitor = true
 
 [[client.grant]]
 buffer = "*"
@@ -140,8 +143,8 @@ fn everything() {
     assert_eq!(
         (
             cluster.window_size,
-            cluster.max_handles,
-            cluster.max_mappings
+            cluster.limits.handles,
+            cluster.limits.mappings
         ),
         (64 << 20, 8, 4)
     );
@@ -162,13 +165,13 @@ fn everything() {
         (Access::ReadWrite, true)
     );
     assert_eq!(
-        (ivi.window_size, ivi.max_handles, ivi.max_mappings),
-        (0, DEFAULT_MAX, DEFAULT_MAX)
+        (ivi.window_size, ivi.limits.handles, ivi.limits.mappings),
+        (0, 256, 256)
     );
     assert!(ivi.grants.is_empty(), "default deny");
     assert_eq!(cluster.allocate, ["system", "cma"]);
     assert_eq!(
-        (cluster.max_buffers, cluster.max_bytes),
+        (cluster.limits.buffers, cluster.limits.bytes),
         (3, 64 << 20),
         "as many bytes as its window has, by default"
     );
@@ -177,11 +180,11 @@ fn everything() {
 
     let client = &config.clients[0];
     assert_eq!(
-        (client.uid, client.gid, client.max_handles),
+        (client.uid, client.gid, client.limits.handles),
         (Some(1000), Some(44), 16)
     );
-    assert_eq!((client.max_bytes, client.publish.len()), (1 << 30, 2));
-    assert_eq!(client.max_buffers, 7);
+    assert_eq!((client.limits.bytes, client.publish.len()), (1 << 30, 2));
+    assert_eq!(client.limits.buffers, 7);
     assert_eq!(client.grants[0].enforcement, Enforcement::Sealed);
     assert_eq!(
         config.broker.as_deref(),
@@ -476,10 +479,15 @@ fn waits_and_holds() {
     let device = Path::new("/dev/dri/renderD128");
     assert_eq!(config.fence_source.as_deref(), Some(device));
     assert_eq!(
-        (config.vms[0].max_waits, config.vms[1].max_waits),
-        (12, DEFAULT_MAX)
+        (config.vms[0].limits.waits, config.vms[1].limits.waits),
+        (12, 256)
     );
-    assert_eq!(config.clients[0].max_waits, 13);
+    assert_eq!(config.clients[0].limits.waits, 13);
+    let streams: Vec<_> = config.vms.iter().map(|vm| vm.limits).collect();
+    let streams: Vec<_> = streams.iter().map(|l| (l.holds, l.consumers)).collect();
+    assert_eq!(streams, [(5, 64), (64, 64)]);
+    assert_eq!(config.clients[0].limits.consumers, 6);
+    assert!(config.clients[0].monitor);
     let terms: Vec<_> = config.vms[0]
         .grants
         .iter()
@@ -492,6 +500,13 @@ fn waits_and_holds() {
     ] {
         wrong("max-waits = 12", wrong_value, expected);
     }
+    wrong("max-holds = 5", "max-holds = 0", "expected 1 to 65536");
+    wrong(
+        "max-consumers = 6",
+        "max-consumers = 65537",
+        "expected 1 to 65536",
+    );
+    wrong("max-holds = 5", "monitor = true", "unknown field `monitor`");
     for bad in ["0", "3600001"] {
         wrong(
             "max-wait-ms = 250",

@@ -3,7 +3,7 @@
 //!
 //! Called by `check`; the command line uses what is public for sizes and uuids.
 
-use super::{DEFAULT_MAX, raw};
+use super::raw;
 use crate::session::Pattern;
 use dmabuf_protocol::{Name, PAGE_SIZE, Uuid};
 use std::path::PathBuf;
@@ -64,21 +64,16 @@ pub fn pattern(raw: &Spanned<String>) -> Result<Pattern, Wrong> {
     })
 }
 
-/// A number of handles, mappings or waits; 256 if there is none.
-pub fn limit(raw: Option<&Spanned<u32>>) -> Result<u32, Wrong> {
+/// The most of something that a peer may have; `default` if there is none.
+pub fn limit(raw: Option<&Spanned<u32>>, default: u32) -> Result<u32, Wrong> {
     match raw {
-        None => Ok(DEFAULT_MAX),
+        None => Ok(default),
         Some(value) if (1..=65536).contains(value.get_ref()) => Ok(*value.get_ref()),
         Some(value) => Err(wrong(
             value,
             format!("expected 1 to 65536, found {}", value.get_ref()),
         )),
     }
-}
-
-/// A number of buffers; as many as handles if there is none.
-pub fn buffer_limit(raw: Option<&Spanned<u32>>, max_handles: u32) -> Result<u32, Wrong> {
-    raw.map_or(Ok(max_handles), |value| limit(Some(value)))
 }
 
 /// A number of bytes in all, or `default`.

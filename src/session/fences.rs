@@ -8,6 +8,7 @@ use super::sync::Lane;
 use super::{Answer, Asker, Body, Done, Session, done};
 use crate::error::status_of;
 use crate::fence::{Ending, Inbox, Job, Note, State, WaitId};
+use crate::gauge::{Gauge, Share};
 use crate::sys::EventFd;
 use dmabuf_protocol::wire::{
     FENCE_FAILED, FENCE_NO_DMA_BUF, FENCE_PENDING, FENCE_SIGNALLED, FenceQueryReply, FenceWaitReply,
@@ -15,7 +16,6 @@ use dmabuf_protocol::wire::{
 use dmabuf_protocol::{Access, FenceUsage, Handle, Status, SyncDirection};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use zerocopy::FromZeros;
 
@@ -32,7 +32,8 @@ pub(super) struct OpenFences {
     pub lanes: HashMap<Handle, Lane>,
     at_workers: u32,
     parked: VecDeque<(u64, Job)>,
-    quota: Quota,
+    /// Waits and brackets, and the most of them.
+    units: (Gauge, u32),
     /// Replies that are ready.
     pub late: Vec<Done>,
     notes: Vec<(u64, Note)>,
@@ -44,33 +45,18 @@ pub(super) enum Open {
     Wait {
         asker: Asker,
         id: WaitId,
-        _unit: Unit,
+        _unit: Share,
     },
     /// A SYNC_START that waits for fences.
-    Start(Asker, Handle, SyncDirection, WaitId, Unit),
+    Start(Asker, Handle, SyncDirection, WaitId, Share),
     /// A SYNC_START that a worker carries out.
-    Begin(Asker, Handle, Unit),
+    Begin(Asker, Handle, Share),
     /// A SYNC_END that a worker carries out.
     Finish(Asker, Handle),
     /// A HOLD that a worker carries out, for so long.
     Attach(Asker, Handle, Duration),
     /// The end of a hold.
     HoldEnd(Handle),
-}
-
-/// How many waits and brackets a session has.
-struct Quota {
-    used: Arc<AtomicU32>,
-    max: u32,
-}
-
-/// One of them; given back on drop.
-pub(super) struct Unit(Arc<AtomicU32>);
-
-impl Drop for Unit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// What was open when a session ended.
@@ -95,7 +81,7 @@ impl std::fmt::Display for FenceCounts {
 }
 
 impl OpenFences {
-    pub fn new(max: u32) -> rustix::io::Result<Self> {
+    pub fn new(units: Gauge, max: u32) -> rustix::io::Result<Self> {
         Ok(Self {
             inbox: Arc::new(Inbox::new()?),
             next_key: 0,
@@ -104,10 +90,7 @@ impl OpenFences {
             lanes: HashMap::new(),
             at_workers: 0,
             parked: VecDeque::new(),
-            quota: Quota {
-                used: Arc::default(),
-                max,
-            },
+            units: (units, max),
             late: Vec::new(),
             notes: Vec::new(),
         })
@@ -122,13 +105,9 @@ impl OpenFences {
     ///
     /// # Errors
     /// EBUSY.
-    pub fn unit(&self) -> Result<Unit, Status> {
-        // Counted up by the session's thread alone.
-        if self.quota.used.load(Ordering::Relaxed) >= self.quota.max {
-            return Err(Status::EBUSY);
-        }
-        self.quota.used.fetch_add(1, Ordering::Relaxed);
-        Ok(Unit(Arc::clone(&self.quota.used)))
+    pub fn unit(&self) -> Result<Share, Status> {
+        let (units, max) = &self.units;
+        units.take(1, (*max).into()).ok_or(Status::EBUSY)
     }
 
     pub fn answer(&mut self, asker: Asker, answer: Answer) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Who may do what: grants, limits, and what is used of them. Default deny.
+//! Who may do what: grants and limits. Default deny.
 
+use super::usage::Usage;
 use crate::buffer::Published;
-use dmabuf_protocol::{Access, Enforcement, Name, Status};
+use dmabuf_protocol::{Access, Enforcement, Name, PeerKind, Status};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A buffer name, or the start of names followed by `*`.
@@ -129,19 +129,36 @@ impl Grant {
     }
 }
 
-/// The most of everything that a peer can have at once.
+/// The most of everything that a peer can have at once: the first three in each of its sessions, the others in all.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Handles.
     pub handles: u32,
-    /// Buffers that it has allocated or imported.
-    pub buffers: u32,
     /// Mappings.
     pub mappings: u32,
-    /// Bytes that it has allocated.
-    pub bytes: u64,
     /// Waits, and brackets of CPU access.
     pub waits: u32,
+    /// Buffers that it has allocated or imported.
+    pub buffers: u32,
+    /// Bytes that it has allocated.
+    pub bytes: u64,
+    /// Frames that it holds, of all streams.
+    pub holds: u32,
+    /// Ends of streams that get frames.
+    pub consumers: u32,
+}
+
+impl Limits {
+    /// What a configuration that says nothing else gives; of bytes nothing.
+    pub const DEFAULT: Self = Self {
+        handles: 256,
+        mappings: 256,
+        waits: 256,
+        buffers: 256,
+        bytes: 0,
+        holds: 64,
+        consumers: 64,
+    };
 }
 
 /// What the configuration says of one peer, and what it uses of it.
@@ -149,6 +166,10 @@ pub struct Limits {
 pub struct Policy {
     /// Its name.
     pub name: Name,
+    /// Who it is.
+    pub kind: PeerKind,
+    /// It may see what all peers use.
+    pub monitor: bool,
     /// What it may open.
     pub grants: Vec<Grant>,
     /// Which names it may publish.
@@ -232,50 +253,5 @@ impl Policy {
         self.grants
             .iter()
             .filter(move |grant| grant.covers(&published.name, pool))
-    }
-}
-
-/// Buffers and bytes that a peer has allocated or imported, over all its connections.
-#[derive(Debug, Default)]
-pub struct Usage {
-    buffers: AtomicU64,
-    bytes: AtomicU64,
-}
-
-/// One buffer's part of the [`Usage`]; given back on drop.
-#[derive(Debug)]
-pub struct Charge {
-    usage: Arc<Usage>,
-    bytes: u64,
-}
-
-impl Charge {
-    /// Books one buffer of `bytes` bytes.
-    ///
-    /// # Errors
-    /// EDQUOT if that is more than `limits` allow.
-    pub fn new(usage: &Arc<Usage>, limits: &Limits, bytes: u64) -> Result<Self, Status> {
-        let charge = Self {
-            usage: Arc::clone(usage),
-            bytes,
-        };
-        let buffers = usage.buffers.fetch_add(1, Ordering::Relaxed) + 1;
-        let total = usage
-            .bytes
-            .fetch_add(bytes, Ordering::Relaxed)
-            .saturating_add(bytes);
-        // On refusal, dropping the charge takes both back.
-        if buffers > limits.buffers.into() || total > limits.bytes {
-            Err(Status::EDQUOT)
-        } else {
-            Ok(charge)
-        }
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.usage.buffers.fetch_sub(1, Ordering::Relaxed);
-        self.usage.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

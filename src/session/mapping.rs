@@ -16,6 +16,7 @@ use super::window::{MapSource, Window, WindowJob};
 use super::{Asker, Body, MAP_DEADLINE, MAX_INFLIGHT};
 use crate::buffer::{Alias, Buffer};
 use crate::complaints::Complaints;
+use crate::gauge::Gauge;
 use dmabuf_protocol::wire::{self, MapReply};
 use dmabuf_protocol::{Access, Caching, Enforcement, Handle, MappingId, Name, Status, Uuid};
 use std::time::Instant;
@@ -87,6 +88,8 @@ pub struct Windows {
     dynamic: Option<Box<dyn Window>>,
     fixed: Vec<Uuid>,
     mappings: Table<Mapping>,
+    /// Shows how many of those wait for the front-end.
+    inflight: Gauge,
     ranges: Ranges,
     probe: u32,
     /// The alias of a grant can be fail-stop.
@@ -108,7 +111,8 @@ impl Windows {
             ranges: Ranges::new(dynamic.as_ref().map_or(0, |window| window.size())),
             dynamic,
             fixed,
-            mappings: Table::new(max_mappings),
+            mappings: Table::new(max_mappings, Gauge::default()),
+            inflight: Gauge::default(),
             probe: 0,
             fail_stop: true,
             complaints: Complaints::default(),
@@ -136,6 +140,12 @@ impl Windows {
     #[must_use]
     pub const fn room(&self) -> u64 {
         self.ranges.size()
+    }
+
+    /// What shows the number of mappings, and that of requests that wait for the front-end.
+    #[must_use]
+    pub fn gauges(&self) -> (Gauge, Gauge) {
+        (self.mappings.gauge(), self.inflight.clone())
     }
 
     /// Mappings held now, those under way and stuck included.
@@ -253,6 +263,7 @@ impl Windows {
             length,
             map: Some(source),
         });
+        self.show_inflight();
         Ok(None)
     }
 
@@ -273,6 +284,7 @@ impl Windows {
             } => {
                 *state = State::Unmapping(Waiter::request(asker));
                 self.submit_unmap(id);
+                self.show_inflight();
                 Ok(None)
             }
             // Not given out yet, or given back already.
@@ -305,6 +317,10 @@ impl Windows {
             };
             window.submit(job);
         }
+    }
+
+    fn show_inflight(&self) {
+        self.inflight.set(self.inflight());
     }
 
     fn inflight(&self) -> u32 {

@@ -17,13 +17,15 @@ mod sync;
 mod table;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod vm;
 mod window;
 
 pub use fences::FenceCounts;
-pub use grants::{Charge, FenceTerms, Grant, Limits, Pattern, Policy, Target, Usage};
+pub use grants::{FenceTerms, Grant, Limits, Pattern, Policy, Target};
 pub use mapping::{Windows, window_bits};
 pub use producer::Host;
+pub use usage::{Charge, Usage};
 pub use vm::VmSession;
 pub use window::{JobResult, MapError, MapSource, Window, WindowJob};
 
@@ -37,6 +39,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use streams::End;
 use table::Table;
+use usage::SessionUse;
 use zerocopy::{FromZeros, IntoBytes};
 
 /// How long a front-end may take to answer a mapping request.
@@ -138,6 +141,8 @@ pub struct Session {
     number: u64,
     handles: Table<Held>,
     streams: Table<End>,
+    /// Shows the peer that there is this session, and what it has.
+    _uses: Arc<SessionUse>,
     subscription: Arc<Subscription>,
     sequence: u64,
     fences: fences::OpenFences,
@@ -157,11 +162,17 @@ impl Session {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let first = first_generation()?;
+        let (mappings, inflight) = match &transport {
+            Transport::Windows(windows) => windows.gauges(),
+            Transport::Fds => Default::default(),
+        };
+        let uses = policy.usage.join(mappings, inflight);
         Ok(Self {
             subscription: host.registry.subscribe(number)?,
-            fences: fences::OpenFences::new(policy.limits.waits)?,
-            handles: Table::starting_at(first, policy.limits.handles),
-            streams: Table::starting_at(first, streams::MAX_ENDS),
+            fences: fences::OpenFences::new(uses.waits.clone(), policy.limits.waits)?,
+            handles: Table::starting_at(first, policy.limits.handles, uses.handles.clone()),
+            streams: Table::starting_at(first, streams::MAX_ENDS, uses.ends.clone()),
+            _uses: uses,
             number,
             sequence: 0,
             complaints: crate::complaints::Complaints::default(),
@@ -241,6 +252,7 @@ impl Session {
         match request {
             Request::GetInfo => Ok(Body::of(&self.info())),
             Request::List { cursor, max } => Ok(self.list(cursor, max, capacity)),
+            Request::GetUsage { cursor, max } => Ok(self.get_usage(cursor, max, capacity)),
             Request::Open {
                 name,
                 flags,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! ALLOC, IMPORT, PUBLISH, WITHDRAW, HEAP_LIST: what a producer does. And the [`Host`], what all sessions share.
 
-use super::{Answer, Body, Charge, Held, Session, Transport};
+use super::{Answer, Body, Held, Policy, Session, Transport};
 use crate::buffer::{Buffer, Deriver, Published, Registry};
 use crate::error::status_of;
 use crate::fence::Fences;
@@ -19,6 +19,8 @@ use zerocopy::FromZeros;
 pub struct Host {
     /// How read-only aliases of dma-bufs are made.
     pub deriver: Arc<Deriver>,
+    /// All peers, in the order of the configuration.
+    pub peers: Vec<Arc<Policy>>,
     /// The published buffers.
     pub registry: Registry,
     /// The streams.
@@ -35,6 +37,7 @@ impl Host {
     pub fn new(fences: Fences) -> Self {
         Self {
             deriver: Arc::default(),
+            peers: Vec::new(),
             registry: Registry::default(),
             streams: Streams::default(),
             heaps: HashMap::new(),
@@ -86,7 +89,7 @@ impl Session {
             .ok_or(Status::EINVAL)?;
         // Before a slot is taken, which of a memfd pool can't be given back.
         self.handles.has_room()?;
-        let charge = Charge::new(&self.policy.usage, &self.policy.limits, size)?;
+        let charge = self.policy.usage.charge(&self.policy.limits, size)?;
         let buffer = Buffer::made_by(Some(self.number), heap.allocate(size)?, Some(charge));
         let alias = buffer.own_alias();
         self.hold(Held::own(alias), None, None)
@@ -101,7 +104,7 @@ impl Session {
     ) -> Answer {
         self.may_publish(&name)?;
         let parts = heap::import(fd.ok_or(Status::EINVAL)?, &self.host.deriver)?;
-        let charge = Charge::new(&self.policy.usage, &self.policy.limits, 0)?;
+        let charge = self.policy.usage.charge(&self.policy.limits, 0)?;
         let buffer = Buffer::made_by(Some(self.number), parts, Some(charge));
         let alias = buffer.own_alias();
         let answer = self.hold(Held::own(alias), Some(name), format)?;

@@ -4,6 +4,7 @@
 use super::grants::Terms;
 use super::{Answer, Body, Held, Session, Target};
 use crate::buffer::Change;
+use crate::gauge::Share;
 use crate::stream::{Consumer, Consumption, Producer, Stream};
 use dmabuf_protocol::stream::StreamRequest;
 use dmabuf_protocol::wire::{self, Event, Format, ReplyHeader};
@@ -27,6 +28,8 @@ pub enum End {
         consumer: Consumer,
         /// EVENT_STREAM_WITHDRAWN was given out.
         told: bool,
+        /// Its place in the peer's quota.
+        _place: Share,
     },
 }
 
@@ -89,10 +92,15 @@ impl Session {
             0 => max_hold,
             ms => max_hold.min(Duration::from_millis(ms.into())),
         };
+        let (usage, limits) = (&self.policy.usage, &self.policy.limits);
+        let place = usage.consumers.take(1, limits.consumers.into());
+        let place = place.ok_or(Status::EDQUOT)?;
         let terms = Consumption {
             mode,
             max_held,
             hold: wanted,
+            holds: usage.holds.clone(),
+            max_holds: limits.holds.into(),
         };
         let consumer = self
             .host
@@ -102,6 +110,7 @@ impl Session {
         let number = self.streams.insert(End::Consumer {
             consumer,
             told: false,
+            _place: place,
         })?;
         Ok(Body::of(&wire::StreamOpenReply {
             stream: number.into(),
@@ -305,7 +314,7 @@ impl End {
     fn news(&mut self) -> Option<u32> {
         match self {
             Self::Producer(producer) => producer.bell().answer().then_some(wire::EVENT_STREAM_FREE),
-            Self::Consumer { consumer, told } => {
+            Self::Consumer { consumer, told, .. } => {
                 if !consumer.bell().answer() {
                     return None;
                 }
@@ -342,11 +351,14 @@ fn index_reply(index: u32) -> Body {
 }
 
 /// How many entries fit into a reply of `capacity` bytes.
-const fn entries<Head, Entry>(capacity: usize) -> usize {
+pub(super) const fn entries<Head, Entry>(capacity: usize) -> usize {
     capacity.saturating_sub(size_of::<ReplyHeader>() + size_of::<Head>()) / size_of::<Entry>()
 }
 
-fn listed<T: IntoBytes + Immutable>(head: &(impl IntoBytes + Immutable), entries: &[T]) -> Body {
+pub(super) fn listed<T: IntoBytes + Immutable>(
+    head: &(impl IntoBytes + Immutable),
+    entries: &[T],
+) -> Body {
     let mut bytes = head.as_bytes().to_vec();
     bytes.extend_from_slice(entries.as_bytes());
     Body { bytes, alias: None }

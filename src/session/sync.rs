@@ -4,10 +4,11 @@
 //! A handle that uses them has a [`Lane`]: its SYNCs are carried out one after the other, those of other handles
 //! beside them. A SYNC_START waits for the buffer's fences in the reactor, and only then takes a worker.
 
-use super::fences::{Open, Unit, allowed, limit};
+use super::fences::{Open, allowed, limit};
 use super::{Answer, Asker, Body, Done, Session, done};
 use crate::error::status_of;
 use crate::fence::{Bracket, Ending, Hold, Job, Reactor, WaitId};
+use crate::gauge::Share;
 use dmabuf_protocol::wire::{FENCE_NO_DMA_BUF, HoldReply, SyncReply};
 use dmabuf_protocol::{FenceUsage, Handle, Status, SyncDirection};
 use rustix::io::Errno;
@@ -21,7 +22,7 @@ const LONGEST_HOLD_MS: u32 = 10_000;
 /// What a handle has going on.
 #[derive(Default)]
 pub(super) struct Lane {
-    brackets: Vec<(Bracket, Unit)>,
+    brackets: Vec<(Bracket, Share)>,
     steps: VecDeque<Step>,
     /// The key under which the step before those is being carried out.
     current: Option<u64>,
@@ -33,7 +34,7 @@ struct Step {
     asker: Asker,
     direction: SyncDirection,
     /// For a SYNC_START: its place in the session's quota.
-    begins: Option<Unit>,
+    begins: Option<Share>,
 }
 
 enum Holding {
@@ -110,7 +111,7 @@ impl Session {
         handle: Handle,
         asker: Asker,
         direction: SyncDirection,
-        begins: Option<Unit>,
+        begins: Option<Share>,
     ) -> Option<Done> {
         let lane = self.fences.lanes.entry(handle).or_default();
         lane.steps.push_back(Step {
@@ -144,7 +145,7 @@ impl Session {
         asker: Asker,
         handle: Handle,
         direction: SyncDirection,
-        unit: Unit,
+        unit: Share,
     ) -> Result<Option<Body>, Status> {
         let held = self.handles.get(handle.0)?;
         let buffer = held.alias.buffer();
@@ -215,7 +216,7 @@ impl Session {
     fn begin(
         &mut self,
         key: u64,
-        (asker, handle, direction, unit): (Asker, Handle, SyncDirection, Unit),
+        (asker, handle, direction, unit): (Asker, Handle, SyncDirection, Share),
     ) -> Result<(), Status> {
         let buffer = Arc::clone(self.handles.get(handle.0)?.alias.buffer());
         let open = Open::Begin(asker, handle, unit);
@@ -228,7 +229,7 @@ impl Session {
     pub(super) fn fences_ended(
         &mut self,
         key: u64,
-        start: (Asker, Handle, SyncDirection, Unit),
+        start: (Asker, Handle, SyncDirection, Share),
         ending: Ending,
     ) {
         let (asker, handle) = (start.0, start.1);
@@ -246,7 +247,7 @@ impl Session {
         &mut self,
         asker: Asker,
         handle: Handle,
-        bracket: Result<(Bracket, Unit), Errno>,
+        bracket: Result<(Bracket, Share), Errno>,
     ) {
         let answer = match (bracket, self.fences.lanes.get_mut(&handle)) {
             (Ok(bracket), Some(lane)) => {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Slots with generations: a number that was given back never means anything else again.
 
+use crate::gauge::Gauge;
 use dmabuf_protocol::Status;
 
 /// A bounded table. Its numbers have the slot in the low and the generation in the high 32 bits, and are never 0.
@@ -12,6 +13,8 @@ pub struct Table<T> {
     max: u32,
     /// Of each slot's first value.
     first: u32,
+    /// Shows `used` to others.
+    gauge: Gauge,
 }
 
 #[derive(Debug)]
@@ -21,20 +24,21 @@ struct Slot<T> {
 }
 
 impl<T> Table<T> {
-    /// An empty table for up to `max` values.
-    pub const fn new(max: u32) -> Self {
-        Self::starting_at(1, max)
+    /// An empty table for up to `max` values, whose number is shown in `gauge`.
+    pub const fn new(max: u32, gauge: Gauge) -> Self {
+        Self::starting_at(1, max, gauge)
     }
 
     /// The same with numbers that start at a generation, not 0: numbers of another table that starts elsewhere are
     /// stale here.
-    pub const fn starting_at(first: u32, max: u32) -> Self {
+    pub const fn starting_at(first: u32, max: u32, gauge: Gauge) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
             used: 0,
             max,
             first,
+            gauge,
         }
     }
 
@@ -76,6 +80,7 @@ impl<T> Table<T> {
         slot.value = Some(value);
         let number = (u64::from(slot.generation) << 32) | u64::from(index);
         self.used += 1;
+        self.gauge.set(self.used);
         Ok(number)
     }
 
@@ -124,6 +129,7 @@ impl<T> Table<T> {
             self.free.push(index);
         }
         self.used -= 1;
+        self.gauge.set(self.used);
         Ok(value)
     }
 
@@ -159,6 +165,11 @@ impl<T> Table<T> {
             })
     }
 
+    /// What shows their number.
+    pub fn gauge(&self) -> Gauge {
+        self.gauge.clone()
+    }
+
     /// Values in it.
     pub const fn len(&self) -> u32 {
         self.used
@@ -181,7 +192,7 @@ mod tests {
 
     #[test]
     fn numbers_go_stale_and_are_never_reused() {
-        let mut table = Table::new(2);
+        let mut table = Table::new(2, Gauge::default());
         let a = table.insert('a').unwrap();
         let b = table.insert('b').unwrap();
         assert_eq!(table.insert('c'), Err(Status::EMFILE));
@@ -204,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_worn_out_slot_is_retired() {
-        let mut table = Table::new(1);
+        let mut table = Table::new(1, Gauge::default());
         let a = table.insert(()).unwrap();
         table.slots[0].generation = u32::MAX;
         let worn = (u64::from(u32::MAX) << 32) | (a & 0xffff_ffff);

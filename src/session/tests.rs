@@ -9,4 +9,5 @@ mod open;
 mod peer;
 mod producer;
 mod sync;
+mod usage;
 mod vm_producer;

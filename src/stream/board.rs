@@ -5,9 +5,10 @@
 //! reclaimed. For each consumer, at any time: frames queued since it joined = delivered + skipped + ready.
 //! Nothing here allocates once consumer and buffer are there.
 
-use super::{Counters, Frame, MAX_BUFFERS, MAX_CONSUMERS, depth};
+use super::{Consumption, Counters, Frame, MAX_BUFFERS, MAX_CONSUMERS, depth};
+use crate::gauge::Share;
 use dmabuf_protocol::{ConsumeMode, Status};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Buffers in order, each at most once.
 #[derive(Debug)]
@@ -76,13 +77,20 @@ struct Slot {
 
 #[derive(Debug)]
 struct Lane {
-    mode: ConsumeMode,
-    max_held: u32,
-    hold: Duration,
+    terms: Consumption,
     ready: Ring,
-    /// By buffer: when the hold expires.
-    held: [Option<Instant>; MAX_BUFFERS],
+    /// By buffer.
+    held: [Option<Hold>; MAX_BUFFERS],
     counters: Counters,
+}
+
+/// One frame in use.
+#[derive(Debug)]
+struct Hold {
+    /// When it expires.
+    until: Instant,
+    /// Its place in the quota of the consumer's peer.
+    _place: Share,
 }
 
 /// Consumers by number, as a set.
@@ -155,18 +163,11 @@ impl Board {
     ///
     /// # Errors
     /// [`Status::EMFILE`] above [`MAX_CONSUMERS`].
-    pub fn join(
-        &mut self,
-        mode: ConsumeMode,
-        max_held: u32,
-        hold: Duration,
-    ) -> Result<usize, Status> {
+    pub fn join(&mut self, terms: Consumption) -> Result<usize, Status> {
         let lane = Some(Box::new(Lane {
-            mode,
-            max_held,
-            hold,
+            terms,
             ready: Ring::EMPTY,
-            held: [None; MAX_BUFFERS],
+            held: [const { None }; MAX_BUFFERS],
             counters: Counters {
                 joined: self.sequence,
                 ..Counters::default()
@@ -232,7 +233,7 @@ impl Board {
             let Some(lane) = self.lanes.get_mut(number).and_then(Option::as_mut) else {
                 continue;
             };
-            let skipped = (lane.ready.len >= depth(lane.mode))
+            let skipped = (lane.ready.len >= depth(lane.terms.mode))
                 .then(|| lane.ready.pop())
                 .flatten();
             if skipped.is_some() {
@@ -255,18 +256,23 @@ impl Board {
     /// The consumer's next frame, held from now on.
     ///
     /// # Errors
-    /// [`Status::EAGAIN`] when none is ready, [`Status::EBUSY`] when it holds as many as it may,
-    /// [`Status::ESTALE`] for a consumer that isn't there.
+    /// [`Status::EAGAIN`] when none is ready, [`Status::EBUSY`] when it holds as many as it may, [`Status::EDQUOT`] when
+    /// its peer does, of all streams, [`Status::ESTALE`] for a consumer that isn't there.
     pub fn acquire(&mut self, lane: usize, now: Instant) -> Result<Acquired, Status> {
         let lane = self.lane(lane)?;
         let index = lane.ready.first().ok_or(Status::EAGAIN)?;
-        if lane.held() >= lane.max_held {
+        if lane.held() >= lane.terms.max_held {
             return Err(Status::EBUSY);
         }
+        let place = lane.terms.holds.take(1, lane.terms.max_holds);
+        let place = place.ok_or(Status::EDQUOT)?;
         lane.ready.pop();
-        let deadline = now + lane.hold;
+        let deadline = now + lane.terms.hold;
         if let Some(held) = lane.held.get_mut(usize::from(index)) {
-            *held = Some(deadline);
+            *held = Some(Hold {
+                until: deadline,
+                _place: place,
+            });
         }
         lane.counters.delivered += 1;
         let (skipped, ready) = (lane.counters.skipped, lane.ready.len);
@@ -345,7 +351,7 @@ impl Board {
                 let Some(held) = lane.held.get_mut(index) else {
                     break;
                 };
-                match *held {
+                match held.as_ref().map(|hold| hold.until) {
                     Some(deadline) if deadline <= now => {
                         *held = None;
                         lane.counters.expired += 1;
@@ -365,7 +371,7 @@ impl Board {
     pub fn counters(&self, lane: usize) -> Option<(ConsumeMode, Counters, u32, u32)> {
         let lane = self.lanes.get(lane)?.as_ref()?;
         let ready = u32::try_from(lane.ready.len).unwrap_or(u32::MAX);
-        Some((lane.mode, lane.counters, ready, lane.held()))
+        Some((lane.terms.mode, lane.counters, ready, lane.held()))
     }
 
     /// Frames queued so far.

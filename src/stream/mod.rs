@@ -22,6 +22,7 @@ mod watch;
 pub use board::Acquired;
 
 use crate::buffer::{Buffer, Subscription};
+use crate::gauge::Gauge;
 use board::{Board, Set};
 use dmabuf_protocol::wire::Format;
 use dmabuf_protocol::{ConsumeMode, Name, Status};
@@ -361,7 +362,7 @@ impl Consumer {
     ///
     /// # Errors
     /// [`Status::EAGAIN`] when none is ready, [`Status::ENODEV`] when none will come any more, [`Status::EBUSY`] when it
-    /// holds as many as it may.
+    /// holds as many as it may, [`Status::EDQUOT`] when its peer does.
     pub fn acquire(&self, now: Instant) -> Result<Acquired, Status> {
         let acquired = {
             let mut state = self.stream.lock();
@@ -397,7 +398,7 @@ impl Drop for Consumer {
 }
 
 /// Terms on which a peer consumes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Consumption {
     /// Which frames.
     pub mode: ConsumeMode,
@@ -405,6 +406,10 @@ pub struct Consumption {
     pub max_held: u32,
     /// The longest hold.
     pub hold: Duration,
+    /// Frames that the peer holds, of all streams.
+    pub holds: Gauge,
+    /// The most of those.
+    pub max_holds: u64,
 }
 
 /// All streams of a daemon.
@@ -476,7 +481,7 @@ impl Streams {
             if state.withdrawn {
                 return Err(Status::ENOENT);
             }
-            let number = state.board.join(terms.mode, terms.max_held, terms.hold)?;
+            let number = state.board.join(terms)?;
             state.bells = with_bell(&state.bells, number, Some(Arc::clone(&bell)));
             number
         };

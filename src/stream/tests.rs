@@ -15,6 +15,16 @@ fn mode(depth: u8) -> ConsumeMode {
     }
 }
 
+fn terms(mode: ConsumeMode, max_held: u32) -> Consumption {
+    Consumption {
+        mode,
+        max_held,
+        hold: HOLD,
+        holds: Gauge::default(),
+        max_holds: u64::MAX,
+    }
+}
+
 fn board(buffers: u32) -> Board {
     let mut board = Board::default();
     for index in 0..buffers {
@@ -42,7 +52,7 @@ proptest! {
         let mut board = board(buffers);
         let mut own: Vec<u32> = (0..buffers).collect();
         let mut now = Instant::now();
-        let lanes: Vec<usize> = modes.iter().map(|&depth| board.join(mode(depth), 2, HOLD).unwrap()).collect();
+        let lanes: Vec<usize> = modes.iter().map(|&depth| board.join(terms(mode(depth), 2)).unwrap()).collect();
         let mut seen: Vec<Seen> = lanes.iter().map(|_| Seen::default()).collect();
         for (step, who) in steps {
             let n = who % lanes.len();
@@ -113,7 +123,7 @@ proptest! {
 #[test]
 fn a_consumer_that_never_acquires_costs_the_producer_nothing() {
     let mut board = board(2);
-    let lane = board.join(ConsumeMode::Fifo(64), 2, HOLD).unwrap();
+    let lane = board.join(terms(ConsumeMode::Fifo(64), 2)).unwrap();
     board.queue(0, 0, 0).unwrap();
     board.queue(1, 0, 0).unwrap();
     for frame in 0..1000 {
@@ -128,8 +138,8 @@ fn a_consumer_that_never_acquires_costs_the_producer_nothing() {
 #[test]
 fn a_frame_behind_a_held_one_is_taken_back() {
     let mut board = board(2);
-    let sleeps = board.join(ConsumeMode::Fifo(64), 2, HOLD).unwrap();
-    let holds = board.join(ConsumeMode::Fifo(64), 2, HOLD).unwrap();
+    let sleeps = board.join(terms(ConsumeMode::Fifo(64), 2)).unwrap();
+    let holds = board.join(terms(ConsumeMode::Fifo(64), 2)).unwrap();
     board.queue(0, 0, 0).unwrap();
     board.acquire(holds, Instant::now()).unwrap();
     board.queue(1, 0, 0).unwrap();
@@ -145,7 +155,7 @@ fn a_frame_behind_a_held_one_is_taken_back() {
 #[test]
 fn what_is_held_is_not_taken_back() {
     let mut board = board(2);
-    let lane = board.join(ConsumeMode::Latest, 2, HOLD).unwrap();
+    let lane = board.join(terms(ConsumeMode::Latest, 2)).unwrap();
     let now = Instant::now();
     board.queue(0, 0, 0).unwrap();
     let held = board.acquire(lane, now).unwrap();
@@ -166,7 +176,7 @@ fn what_is_held_is_not_taken_back() {
 fn only_the_first_frame_rings() {
     let mut board = board(4);
     let lanes: Vec<usize> = (0..70)
-        .map(|_| board.join(ConsumeMode::Fifo(4), 4, HOLD).unwrap())
+        .map(|_| board.join(terms(ConsumeMode::Fifo(4), 4)).unwrap())
         .collect();
     let (_, first, _) = board.queue(0, 0, 0).unwrap();
     assert_eq!(first.iter().collect::<Vec<_>>(), lanes);
@@ -208,9 +218,8 @@ impl Rig {
     fn consumer(&self, mode: ConsumeMode, hold: Duration) -> Consumer {
         let name = Name::new("front").unwrap();
         let terms = Consumption {
-            mode,
-            max_held: 2,
             hold,
+            ..terms(mode, 2)
         };
         self.streams
             .open(&name, terms, name, &self.session)

@@ -46,3 +46,4 @@ mod requests;
 mod rings;
 mod static_window;
 mod streams;
+mod usage;

@@ -31,7 +31,7 @@ pub fn one_of_each() -> Vec<(OpCode, Vec<u8>)> {
         let make = |body: &[u8]| request(op.to_wire(), 77, body);
         let request = match op {
             OpCode::GetInfo => make(&[]),
-            OpCode::List => make(wire::ListRequest::new_zeroed().as_bytes()),
+            OpCode::List | OpCode::GetUsage => make(wire::ListRequest::new_zeroed().as_bytes()),
             OpCode::Open => make(open_body("ro/none", READ_ONLY, 0).as_bytes()),
             OpCode::Close | OpCode::Unmap => make(&9u64.to_le_bytes()),
             OpCode::Map => make(map_body(9, 0, PAGE, READ_ONLY).as_bytes()),

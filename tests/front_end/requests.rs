@@ -92,7 +92,11 @@ fn refuse_malformed(peer: &mut impl Peer) {
         }
         // Reserved fields, and bits of flags without a meaning, by their place in the request.
         let reserved: &[usize] = match op {
-            OpCode::List | OpCode::SyncStart | OpCode::SyncEnd | OpCode::FenceQuery => &[28, 31],
+            OpCode::List
+            | OpCode::GetUsage
+            | OpCode::SyncStart
+            | OpCode::SyncEnd
+            | OpCode::FenceQuery => &[28, 31],
             OpCode::Map => &[44, 47],
             OpCode::Alloc => &[88, 95],
             OpCode::Import => &[16 + 65, 16 + 71, 16 + 128, 16 + 135],
@@ -119,7 +123,7 @@ fn refuse_malformed(peer: &mut impl Peer) {
             );
         }
     }
-    for op in [0, 8, 0x12, 0x25, 0x35, 0x50, 0x8000_0001, u32::MAX] {
+    for op in [0, 9, 0x12, 0x25, 0x35, 0x50, 0x8000_0001, u32::MAX] {
         let reply = peer.exchange(&request(op, 3, &[0u8; 0]));
         assert_eq!(reply.status, Status::EOPNOTSUPP, "op {op:#x}");
         assert_eq!((reply.op, reply.tag), (op, 3));

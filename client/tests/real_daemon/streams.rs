@@ -3,7 +3,7 @@
 
 use crate::daemon::{Daemon, LIMIT};
 use dmabuf_client::stream::{ConsumeMode, Consumer, Producer};
-use dmabuf_client::{Allocation, Client, MappingMut, Status};
+use dmabuf_client::{Allocation, Client, MappingMut, PeerKind, Resource, Status};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
@@ -228,4 +228,43 @@ fn the_tools_agree_on_every_frame() {
         listed.lines().count() == 2 && listed.contains("NV12 64x64"),
         "{listed}"
     );
+}
+
+#[test]
+fn what_a_peer_uses_is_told_as_a_table() {
+    let daemon = Daemon::start();
+    let mut camera = Camera::new(&daemon);
+    let mut consumer = Consumer::open(daemon.connect(), "t/front", ConsumeMode::Latest).unwrap();
+    camera.show(0, 1);
+    let _held = consumer.next(LIMIT).unwrap().unwrap();
+    let all = consumer.client().usage().unwrap();
+    let [me] = all.as_slice() else {
+        panic!("{all:?}");
+    };
+    assert_eq!(me.name.as_str(), "tester");
+    assert_eq!((me.kind, me.sessions), (PeerKind::Client, 2));
+    let used = |resource| me.uses[resource as usize];
+    assert_eq!(used(Resource::Handles).used, 2);
+    assert!(used(Resource::Handles).per_session && !used(Resource::Holds).per_session);
+    assert_eq!(used(Resource::Holds).limit, Some(64));
+    assert_eq!(used(Resource::Bytes).limit, None);
+    assert_eq!(
+        [Resource::Buffers, Resource::Holds, Resource::Consumers].map(|r| used(r).used),
+        [2, 1, 1]
+    );
+    let shown = daemon.tool(DMABUFCTL).arg("stats").output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let rows: Vec<Vec<&str>> = shown
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows.len(), 2, "{shown}");
+    let cell = |head: &str| {
+        let at = rows[0].iter().position(|cell| *cell == head);
+        rows[1][at.unwrap()]
+    };
+    assert_eq!([cell("PEER"), cell("KIND")], ["tester", "client"]);
+    assert_eq!([cell("HOLDS"), cell("CONSUMERS")], ["1/64", "1/64"]);
+    assert_eq!(cell("HANDLES"), "2/200*");
+    assert_eq!(cell("MAPPINGS"), "-");
 }

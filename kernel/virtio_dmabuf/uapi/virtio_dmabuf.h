@@ -39,6 +39,7 @@
 #define VIRTIO_DMABUF_MAP		0x05
 #define VIRTIO_DMABUF_UNMAP		0x06
 #define VIRTIO_DMABUF_DERIVE		0x07
+#define VIRTIO_DMABUF_GET_USAGE		0x08
 #define VIRTIO_DMABUF_SYNC_START	0x10
 #define VIRTIO_DMABUF_SYNC_END		0x11
 #define VIRTIO_DMABUF_FENCE_WAIT	0x20
@@ -111,6 +112,22 @@
 #define VIRTIO_DMABUF_HEAP_UDMABUF	2
 #define VIRTIO_DMABUF_HEAP_MEMFD	3
 #define VIRTIO_DMABUF_HEAP_IMPORTED	4
+
+/* Who a peer is */
+#define VIRTIO_DMABUF_PEER_VM		1
+#define VIRTIO_DMABUF_PEER_CLIENT	2
+
+/* Index into virtio_dmabuf_peer_usage.uses */
+#define VIRTIO_DMABUF_USE_HANDLES	0
+#define VIRTIO_DMABUF_USE_MAPPINGS	1
+#define VIRTIO_DMABUF_USE_INFLIGHT	2
+#define VIRTIO_DMABUF_USE_WAITS		3
+#define VIRTIO_DMABUF_USE_ENDS		4
+#define VIRTIO_DMABUF_USE_BUFFERS	5
+#define VIRTIO_DMABUF_USE_BYTES		6
+#define VIRTIO_DMABUF_USE_HOLDS		7
+#define VIRTIO_DMABUF_USE_CONSUMERS	8
+#define VIRTIO_DMABUF_USES		9
 
 /* How to map a window range */
 #define VIRTIO_DMABUF_CACHE_CACHED	1
@@ -217,6 +234,21 @@ struct virtio_dmabuf_list_resp {
 	__le32 reserved;
 	__le64 next;
 	/* struct virtio_dmabuf_buffer entries[count]; */
+};
+
+struct virtio_dmabuf_use {
+	__le64 used;
+	__le64 limit;
+};
+
+/* The request, and the head of the reply, are those of LIST */
+struct virtio_dmabuf_peer_usage {
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+	__le32 kind;
+	__le32 sessions;
+	__le32 per_session;
+	__le32 reserved;
+	struct virtio_dmabuf_use uses[VIRTIO_DMABUF_USES];
 };
 
 struct virtio_dmabuf_open {

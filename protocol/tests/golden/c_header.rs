@@ -131,6 +131,8 @@ fn rust_layouts() -> BTreeMap<String, String> {
         map_resp = MapReply { mapping, window_offset, length, access, enforcement, caching, window, uuid, reserved }
         unmap = UnmapRequest { mapping }
         derive = DeriveRequest { handle, flags, enforcement }
+        use = ResourceUse { used, limit }
+        peer_usage = PeerUsage { name, kind, sessions, per_session, reserved, uses }
         alloc = AllocRequest { heap, size, flags }
         import = ImportRequest { name, flags, format }
         publish = PublishRequest { handle, flags, name, format }

@@ -4,7 +4,7 @@
 use dmabuf_protocol::config::{CONFIG_MAGIC, DeviceConfig, WindowHeader};
 use dmabuf_protocol::wire::*;
 use dmabuf_protocol::{
-    Access, Caching, Enforcement, Flags, HeapKind, Name, OpCode, Status, Uuid, VERSION,
+    Access, Caching, Enforcement, Flags, HeapKind, Name, OpCode, PeerKind, Status, Uuid, VERSION,
 };
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
@@ -178,6 +178,20 @@ fn consumer() -> Vec<(&'static str, Vec<u8>)> {
             ..FromZeros::new_zeroed()
         },
     };
+    let usage = PeerUsage {
+        name: name("cluster"),
+        kind: PeerKind::Vm.to_wire().into(),
+        sessions: 1.into(),
+        per_session: 0x1f.into(),
+        reserved: 0.into(),
+        uses: std::array::from_fn(|n| {
+            let n = u64::try_from(n).unwrap();
+            ResourceUse {
+                used: n.into(),
+                limit: (256 + n).into(),
+            }
+        }),
+    };
     let mut vectors = vec![
         ("get_info.request", request(OpCode::GetInfo, INFO_TAG, &())),
         (
@@ -202,6 +216,23 @@ fn consumer() -> Vec<(&'static str, Vec<u8>)> {
         (
             "derive.reply",
             reply(OpCode::Derive, 8, Status::OK, &derived),
+        ),
+        ("get_usage.request", request(OpCode::GetUsage, 31, &list)),
+        (
+            "get_usage.reply",
+            [
+                reply(
+                    OpCode::GetUsage,
+                    31,
+                    Status::OK,
+                    &ListReply {
+                        count: 1.into(),
+                        ..page
+                    },
+                ),
+                usage.as_bytes().to_vec(),
+            ]
+            .concat(),
         ),
     ];
     vectors.extend(mappings());

@@ -62,6 +62,7 @@ fn every_request_has_a_file_and_parses() {
                 enforcement: Enforcement::Derived,
             },
         ),
+        ("get_usage", Request::GetUsage { cursor: 6, max: 2 }),
         (
             "sync_start",
             Request::SyncStart {

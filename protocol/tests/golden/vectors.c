@@ -191,12 +191,31 @@ static void look(void)
 		},
 	};
 
+	struct {
+		struct virtio_dmabuf_list_resp head;
+		struct virtio_dmabuf_peer_usage peer;
+	} usage = {
+		.head = { .count = L32(1), .next = L64(9) },
+		.peer = {
+			.name = "cluster",
+			.kind = L32(VIRTIO_DMABUF_PEER_VM),
+			.sessions = L32(1),
+			.per_session = L32(0x1f),
+		},
+	};
+
+	for (int n = 0; n < VIRTIO_DMABUF_USES; n++) {
+		usage.peer.uses[n].used = L64(n);
+		usage.peer.uses[n].limit = L64(256 + n);
+	}
 	set_front(&page.entries[0]);
 	request("get_info.request", VIRTIO_DMABUF_GET_INFO,
 		0x1122334455667788ULL, NULL, 0);
 	REPLY("get_info.reply", GET_INFO, 0x1122334455667788ULL, info);
 	REQUEST("list.request", LIST, 2, list);
 	REPLY("list.reply", LIST, 2, page);
+	REQUEST("get_usage.request", GET_USAGE, 31, list);
+	REPLY("get_usage.reply", GET_USAGE, 31, usage);
 }
 
 static void handles(void)
@@ -480,6 +499,16 @@ static void layout(void)
 	FIELD(derive, handle);
 	FIELD(derive, flags);
 	FIELD(derive, enforcement);
+	SIZE(use);
+	FIELD(use, used);
+	FIELD(use, limit);
+	SIZE(peer_usage);
+	FIELD(peer_usage, name);
+	FIELD(peer_usage, kind);
+	FIELD(peer_usage, sessions);
+	FIELD(peer_usage, per_session);
+	FIELD(peer_usage, reserved);
+	FIELD(peer_usage, uses);
 	SIZE(alloc);
 	FIELD(alloc, heap);
 	FIELD(alloc, size);

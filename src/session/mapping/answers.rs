@@ -52,6 +52,7 @@ impl Windows {
             }
             (State::Active | State::Stuck, _) => return None,
         };
+        self.show_inflight();
         asker.map(|asker| done(asker.token, asker.envelope, answer))
     }
 

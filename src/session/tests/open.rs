@@ -312,6 +312,7 @@ fn handles_are_limited_and_go_stale() {
         buffers: 2,
         mappings: 1,
         bytes: 0,
+        ..Limits::DEFAULT
     };
     let mut vm = Peer::vm(
         &host,

@@ -11,7 +11,7 @@ use crate::session::{
 use crate::sys;
 use dmabuf_protocol::wire::*;
 use dmabuf_protocol::{
-    Access, Enforcement, HeapKind, MappingId, Name, OpCode, PAGE_SIZE, Status, Uuid,
+    Access, Enforcement, HeapKind, MappingId, Name, OpCode, PAGE_SIZE, PeerKind, Status, Uuid,
 };
 use rustix::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
@@ -96,6 +96,8 @@ pub fn whole_pool(access: Access) -> Grant {
 pub fn policy() -> Policy {
     Policy {
         name: name("peer"),
+        kind: PeerKind::Vm,
+        monitor: false,
         grants: Vec::new(),
         publish: Vec::new(),
         allocate: Vec::new(),
@@ -105,6 +107,7 @@ pub fn policy() -> Policy {
             mappings: 200,
             bytes: 64 * P,
             waits: 200,
+            ..Limits::DEFAULT
         },
         usage: Arc::new(Usage::default()),
     }

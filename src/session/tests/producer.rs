@@ -31,6 +31,7 @@ fn alloc_needs_the_right_and_room() {
         buffers: 3,
         mappings: 0,
         bytes: 4 * P,
+        ..Limits::DEFAULT
     };
     let mut client = Peer::client(
         &host,
@@ -76,6 +77,7 @@ fn a_quota_is_for_all_connections_of_a_peer() {
         buffers: 9,
         mappings: 0,
         bytes: 2 * P,
+        ..Limits::DEFAULT
     };
     let policy = || Policy {
         allocate: allocate.clone(),
@@ -107,6 +109,7 @@ fn a_refused_alloc_costs_no_slot() {
         buffers: 1,
         mappings: 0,
         bytes: 64 * P,
+        ..Limits::DEFAULT
     };
     let allocate = vec!["pool".to_owned()];
     let mut client = Peer::client(

@@ -15,6 +15,7 @@ const LIMITS: Limits = Limits {
     buffers: 3,
     mappings: 8,
     bytes: 10 * P,
+    ..Limits::DEFAULT
 };
 
 /// May allocate from the heaps `dma` and `memfd`, and publish `vm/…`.

@@ -2,13 +2,14 @@
 //! `dmabufctl`: what host processes can do with the daemon, on the command line.
 //!
 //! `main.rs` holds the arguments, [`produce`] what makes buffers, [`consume`] what reads them, [`streams`] what looks at
-//! streams, [`show`] how they are printed.
+//! streams, [`usage`] at peers, [`show`] how they are printed.
 
 mod consume;
 mod derive_check;
 mod produce;
 mod show;
 mod streams;
+mod usage;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dmabuf_client::arguments::{parse_hex, parse_seconds, parse_size};
@@ -119,10 +120,10 @@ enum Command {
     },
     /// Streams that this user may consume
     Streams,
-    /// What a stream's producer and consumers have done
+    /// What a stream's producer and consumers have done; without a stream, what peers use of what they may have
     Stats {
         /// The stream
-        name: String,
+        name: Option<String>,
         /// Print again every so many seconds, with frames per second, until the stream ends
         #[arg(long, value_parser = parse_seconds)]
         every: Option<Duration>,
@@ -231,7 +232,11 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<()> {
         }
         Command::Release { name, value } => consume::release(client, name, *value),
         Command::Streams => streams::list(client, out),
-        Command::Stats { name, every } => streams::stats(client, name, *every, out),
+        Command::Stats { name: None, every } => usage::table(client, *every, out),
+        Command::Stats {
+            name: Some(name),
+            every,
+        } => streams::stats(client, name, *every, out),
         Command::DeriveCheck { name } => derive_check::run(client, name, out),
         Command::Watch { events } => consume::watch(client, *events, out),
     }
