@@ -52,6 +52,11 @@ impl Reply {
         T::read_from_prefix(&self.body).map_err(|_| Error::Protocol("a reply that is too short"))
     }
 
+    /// The fd that came along, if one did.
+    pub(crate) fn fd(self) -> Option<OwnedFd> {
+        self.fd
+    }
+
     /// The fd that came along.
     pub(crate) fn into_fd(self) -> Result<OwnedFd> {
         self.fd.ok_or(Error::Protocol("a reply without its fd"))
@@ -120,7 +125,7 @@ impl Connection {
     }
 
     /// Sends one request and waits for its reply. A successful OPEN, DERIVE, ALLOC, IMPORT or
-    /// STREAM_BUFFER brings one fd, nothing else does.
+    /// STREAM_BUFFER brings one fd, STREAM_ACQUIRE can, nothing else does.
     pub(crate) fn call(
         &mut self,
         op: OpCode,
@@ -247,8 +252,13 @@ impl Connection {
             return Err(Error::Protocol("a reply to another request"));
         }
         let status = Status(header.status.get());
-        let brings_fd = status == Status::OK && op.brings_alias();
-        if message.fds.len() != usize::from(brings_fd) {
+        let fds = match op {
+            _ if status != Status::OK => 0..=0,
+            OpCode::StreamAcquire => 0..=1,
+            op if op.brings_alias() => 1..=1,
+            _ => 0..=0,
+        };
+        if !fds.contains(&message.fds.len()) {
             return Err(Error::Protocol("a reply with a wrong number of fds"));
         }
         if status != Status::OK {

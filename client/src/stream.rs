@@ -20,14 +20,15 @@
 
 use crate::alias::Alias;
 use crate::client::{Client, alias, parse_name};
-use crate::connection::wait;
+use crate::connection::{Reply, wait};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
-use dmabuf_protocol::OpCode;
+use crate::sys;
 use dmabuf_protocol::wire::{self, Format};
 pub use dmabuf_protocol::{ConsumeMode, Enforcement, Name, Status};
+use dmabuf_protocol::{FenceUsage, OpCode};
 use rustix::event::PollFlags;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros};
@@ -180,13 +181,13 @@ impl Client {
     }
 
     /// `None` for EAGAIN.
-    fn try_call<T: FromBytes>(
+    fn try_call(
         &mut self,
         op: OpCode,
         body: &(impl zerocopy::IntoBytes + zerocopy::Immutable),
-    ) -> Result<Option<T>> {
+    ) -> Result<Option<Reply>> {
         match self.connection.call(op, body, None) {
-            Ok(reply) => reply.exactly().map(Some),
+            Ok(reply) => Ok(Some(reply)),
             Err(Error::Refused {
                 status: Status::EAGAIN,
                 ..
@@ -208,7 +209,7 @@ impl Client {
 }
 
 /// A frame that a consumer holds until it gives it back, or until its time is over.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Frame {
     /// Counts up by 1 from 1 over the life of the stream: a gap means that frames were skipped.
     pub sequence: u64,
@@ -216,8 +217,10 @@ pub struct Frame {
     pub timestamp_ns: u64,
     /// Index of its buffer.
     pub index: u32,
-    /// Hardware may still be writing: wait for the fences of its [`Consumer::view`] before reading.
+    /// Hardware may still be writing: see [`Consumer::wait_finished`].
     pub fenced: bool,
+    /// Of a fenced frame of a dma-buf, a sync_file: readable once the hardware has finished. Devices take it, too.
+    pub fence: Option<OwnedFd>,
     /// Frames that this consumer has skipped so far.
     pub skipped: u64,
     /// Frames that are ready after this one.
@@ -312,17 +315,23 @@ impl Consumer {
             stream: U64::new(self.number),
         };
         let now = Instant::now();
-        let frame: Option<wire::FrameReply> =
-            self.client.try_call(OpCode::StreamAcquire, &request)?;
-        let Some(frame) = frame else { return Ok(None) };
+        let reply = self.client.try_call(OpCode::StreamAcquire, &request)?;
+        let Some(reply) = reply else { return Ok(None) };
+        let frame: wire::FrameReply = reply.exactly()?;
         if frame.index.get() >= wire::STREAM_MAX_BUFFERS {
             return Err(Error::Protocol("a frame in a buffer that can't be"));
+        }
+        let flags = frame.flags.get();
+        let fence = reply.fd();
+        if fence.is_some() != (flags & wire::FRAME_SYNC_FILE != 0) {
+            return Err(Error::Protocol("a frame with a wrong number of fds"));
         }
         Ok(Some(Frame {
             sequence: frame.sequence.get(),
             timestamp_ns: frame.timestamp_ns.get(),
             index: frame.index.get(),
-            fenced: frame.flags.get() & wire::FRAME_FENCED != 0,
+            fenced: flags & wire::FRAME_FENCED != 0,
+            fence,
             skipped: frame.skipped.get(),
             ready: frame.ready.get(),
             until: now + Duration::from_millis(frame.hold_ms.get().into()),
@@ -341,6 +350,45 @@ impl Consumer {
             }
             if !self.client.wait_message(until)? {
                 return Ok(None);
+            }
+        }
+    }
+
+    /// Waits until the hardware has finished with a frame; false: it hasn't within `limit`. True at once for one that
+    /// isn't fenced.
+    ///
+    /// # Errors
+    /// [`Error::System`] with the fence's own error: the frame is spoilt. Where there is no sync_file, as
+    /// [`Client::finish_wait`].
+    pub fn wait_finished(&mut self, frame: &Frame, limit: Duration) -> Result<bool> {
+        let failed = |source| Error::System {
+            what: "what was to write the frame has failed",
+            source,
+        };
+        match &frame.fence {
+            _ if !frame.fenced => Ok(true),
+            Some(fence) => {
+                let ended = wait(fence.as_fd(), PollFlags::IN, Instant::now() + limit);
+                let ended = ended.map_err(Error::system("waiting for a fence"))?;
+                if ended {
+                    sys::sync_file_error(fence.as_fd())
+                        .map_or(Ok(()), |errno| Err(failed(errno)))?;
+                }
+                Ok(ended)
+            }
+            None => {
+                // The daemon takes 0 for the longest wait that it allows.
+                let limit = limit.max(Duration::from_millis(1));
+                self.view(frame)?;
+                let view = usize::try_from(frame.index).ok();
+                let view = view.and_then(|place| self.views.get(place)?.as_ref());
+                let (alias, _) =
+                    view.ok_or(Error::Protocol("a frame in a buffer that can't be"))?;
+                let wait = self.client.fence_wait(alias, FenceUsage::Read, limit)?;
+                match self.client.finish_wait(&wait) {
+                    Err(late) if late.status() == Some(Status::ETIMEDOUT) => Ok(false),
+                    other => other.map(|_| true),
+                }
             }
         }
     }
@@ -464,15 +512,41 @@ impl Producer {
     /// # Errors
     /// As every call; refused with [`Status::EBUSY`] for a buffer that wasn't reclaimed.
     pub fn queue(&self, client: &mut Client, index: u32, timestamp_ns: u64) -> Result<u64> {
+        self.hand_over(client, (index, timestamp_ns, 0), None)
+    }
+
+    /// STREAM_QUEUE of a frame that hardware still writes: consumers wait for the buffer's fences. A `sync_file` is added
+    /// to those before; without one, the driver must have done that.
+    ///
+    /// # Errors
+    /// As [`Self::queue`]; refused with [`Status::EINVAL`] for an fd that is no sync_file, with [`Status::ENODEV`] for a
+    /// sync_file with a buffer that is no dma-buf.
+    pub fn queue_fenced(
+        &self,
+        client: &mut Client,
+        index: u32,
+        timestamp_ns: u64,
+        sync_file: Option<BorrowedFd<'_>>,
+    ) -> Result<u64> {
+        let frame = (index, timestamp_ns, wire::FRAME_FENCED);
+        self.hand_over(client, frame, sync_file)
+    }
+
+    fn hand_over(
+        &self,
+        client: &mut Client,
+        (index, timestamp_ns, flags): (u32, u64, u32),
+        sync_file: Option<BorrowedFd<'_>>,
+    ) -> Result<u64> {
         let request = wire::StreamQueueRequest {
             stream: U64::new(self.number),
             timestamp_ns: U64::new(timestamp_ns),
             index: U32::new(index),
-            flags: U32::ZERO,
+            flags: U32::new(flags),
         };
         let reply: wire::StreamQueueReply = client
             .connection
-            .call(OpCode::StreamQueue, &request, None)?
+            .call(OpCode::StreamQueue, &request, sync_file)?
             .exactly()?;
         Ok(reply.sequence.get())
     }
@@ -487,8 +561,9 @@ impl Producer {
         let request = wire::StreamRequestBody {
             stream: U64::new(self.number),
         };
+        let reply = client.try_call(OpCode::StreamReclaim, &request)?;
         let reply: Option<wire::StreamIndexReply> =
-            client.try_call(OpCode::StreamReclaim, &request)?;
+            reply.map(|reply| reply.exactly()).transpose()?;
         Ok(reply.map(|reply| reply.index.get()))
     }
 

@@ -160,6 +160,30 @@ pub(crate) fn sync(fd: BorrowedFd<'_>, access: Access, bracket: Bracket) -> Resu
     retry_on_intr(|| unsafe { ioctl(fd, Setter::<SYNC, u64>::new(flags)) })
 }
 
+/// `struct sync_file_info`
+#[repr(C)]
+#[derive(Default)]
+struct SyncFileInfo {
+    name: [u8; 32],
+    status: i32,
+    flags: u32,
+    fences: u32,
+    pad: u32,
+    list: u64,
+}
+
+/// The error with which one of the fences of a sync_file has ended, if one has.
+pub(crate) fn sync_file_error(fd: BorrowedFd<'_>) -> Option<Errno> {
+    const INFO: Opcode = opcode::read_write::<SyncFileInfo>(b'>', 4);
+    let mut info = SyncFileInfo::default();
+    // With room for no fences, the kernel doesn't follow the pointer to their list.
+    match update::<INFO, _>(fd, &mut info) {
+        Ok(()) if info.status >= 0 => None,
+        Ok(()) => Some(Errno::from_raw_os_error(info.status.saturating_neg())),
+        Err(errno) => Some(errno),
+    }
+}
+
 /// A copy of an fd that this process inherited, by its number.
 pub(crate) fn inherited(number: RawFd) -> Result<OwnedFd> {
     if number < 0 {

@@ -72,7 +72,7 @@ pub(crate) mod wire {
             skipped: U64,
             /// Index of its buffer.
             index: U32,
-            /// [`FRAME_FENCED`] or 0.
+            /// [`FRAME_FENCED`], and with that [`FRAME_SYNC_FILE`], or 0.
             flags: U32,
             /// Time until the hold ends by itself, in milliseconds.
             hold_ms: U32,
@@ -213,6 +213,8 @@ pub(crate) mod wire {
 
     /// `flags` of a frame: the buffer has fences that tell when it is finished: FENCE_WAIT for reading.
     pub const FRAME_FENCED: u32 = 1;
+    /// `flags` of a frame's reply on the socket: a sync_file came along, of the fences that tell when it is finished.
+    pub const FRAME_SYNC_FILE: u32 = 2;
     /// `mode` of a consumer that gets the newest frame.
     pub const MODE_LATEST: u32 = 1;
     /// `mode` of a consumer that gets all frames, up to `depth` that wait.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One client's connection: requests in, replies and events out, until it goes or stalls.
 
-use crate::session::{Done, Session};
+use crate::session::{Along, Done, Session};
 use crate::sys::{self, MAX_MESSAGE};
 use dmabuf_protocol::OpCode;
 use dmabuf_protocol::request::Envelope;
@@ -114,8 +114,13 @@ impl Exchange<'_> {
         if received.len == 0 {
             return Err(End::Left);
         }
-        // A message that was cut is longer than any request, and thus refused as such.
-        let bytes = self.buffer.get(..received.len).unwrap_or_default();
+        // A message that was cut, of bytes or of fds, is handed on as longer than any request, and thus refused.
+        let len = if received.truncated {
+            MAX_MESSAGE
+        } else {
+            received.len
+        };
+        let bytes = self.buffer.get(..len).unwrap_or_default();
         self.last += 1;
         if Envelope::of(bytes).op != OpCode::FenceWait.to_wire() {
             self.open.insert(self.last);
@@ -135,12 +140,9 @@ impl Exchange<'_> {
 }
 
 fn answer(socket: &OwnedFd, done: &Done) -> Result<(), End> {
-    // A session gives no alias to a client that has no source for it.
-    let source = done
-        .alias
-        .as_ref()
-        .and_then(|alias| alias.client_source().ok());
-    deliver(socket, &done.reply, source.map(|source| source.fd))
+    // A session gives no alias to a client that can't have its fd.
+    let fd = done.along.as_ref().and_then(Along::fd);
+    deliver(socket, &done.reply, fd)
 }
 
 /// Sends a message, and gives a full socket some time.

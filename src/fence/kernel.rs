@@ -64,6 +64,18 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
     /// The kernel's.
     fn snapshot(&self, dma_buf: BorrowedFd<'_>, usage: FenceUsage) -> io::Result<Option<Snapshot>>;
 
+    /// Adds the fences of a sync_file as those of a writer. Waits for none of them.
+    ///
+    /// # Errors
+    /// EINVAL for something that is no sync_file; the kernel's.
+    fn import(&self, dma_buf: BorrowedFd<'_>, sync_file: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// A sync_file of the fences that a reader must wait for now; one that has ended if there are none. Doesn't block.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn export(&self, dma_buf: BorrowedFd<'_>) -> io::Result<OwnedFd>;
+
     /// Opens a bracket, after all fences that are in its way have ended; or closes one. Opening blocks.
     ///
     /// # Errors
@@ -88,6 +100,14 @@ impl Kernel for HostKernel {
             return Ok(None);
         }
         Ok(Some(Snapshot::new(fd, state_of_sync_file, info.fences)))
+    }
+
+    fn import(&self, dma_buf: BorrowedFd<'_>, sync_file: BorrowedFd<'_>) -> io::Result<()> {
+        sys::import_sync_file(dma_buf, sync_file, sys::SYNC_WRITE)
+    }
+
+    fn export(&self, dma_buf: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        sys::export_sync_file(dma_buf, sys::SYNC_READ)
     }
 
     fn sync(&self, dma_buf: BorrowedFd<'_>, direction: SyncDirection, end: bool) -> io::Result<()> {

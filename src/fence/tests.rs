@@ -61,6 +61,7 @@ fn state(fd: BorrowedFd<'_>) -> State {
 #[derive(Debug, Default)]
 pub struct FakeKernel {
     fences: Mutex<HashMap<(u64, u64), Arc<Signal>>>,
+    imported: Mutex<HashMap<(u64, u64), OwnedFd>>,
     brackets: Mutex<Brackets>,
     changed: Condvar,
 }
@@ -129,6 +130,25 @@ impl Kernel for FakeKernel {
         let signal = fences.get(&inode);
         let relevant = signal.filter(|signal| usage == FenceUsage::Write || signal.1);
         Ok(relevant.map(|signal| signal.snapshot()))
+    }
+
+    /// Pipes stand in for sync_files.
+    fn import(&self, dma_buf: BorrowedFd<'_>, sync_file: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(sync_file)?.st_mode);
+        if kind != rustix::fs::FileType::Fifo {
+            return Err(rustix::io::Errno::INVAL);
+        }
+        let fd = sync_file.try_clone_to_owned().unwrap();
+        let inode = sys::inode(dma_buf).unwrap();
+        self.imported.lock().unwrap().insert(inode, fd);
+        Ok(())
+    }
+
+    fn export(&self, dma_buf: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+        let inode = sys::inode(dma_buf).unwrap();
+        let imported = self.imported.lock().unwrap();
+        let fd = imported.get(&inode).ok_or(rustix::io::Errno::NFILE)?;
+        Ok(fd.try_clone().unwrap())
     }
 
     fn sync(&self, dma_buf: BorrowedFd<'_>, _: SyncDirection, end: bool) -> rustix::io::Result<()> {

@@ -256,13 +256,16 @@ impl Pool {
         Ok(slot)
     }
 
-    /// A used slot is free again when nobody has its dma-buf any more: no fd, no mapping, no importer.
+    /// A used slot is free again when nobody has its dma-buf any more: no fd, no mapping, no importer; and when what its
+    /// last producer has started on it has ended: to be zeroed, it would wait for that.
     ///
     /// Without dma-bufs, until the pool is sealed: until then all its producers can write everywhere in it. Afterwards
     /// a new producer could write nowhere.
     fn can_reuse(&self, index: usize) -> bool {
         match self.dma_bufs.get(index) {
-            Some(dma_buf) => sys::open_users(dma_buf.as_fd()) == Some(0),
+            Some(dma_buf) => {
+                sys::open_users(dma_buf.as_fd()) == Some(0) && is_idle(dma_buf.as_fd())
+            }
             None => !self.is_sealed(),
         }
     }
@@ -286,6 +289,14 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.remove_link();
+    }
+}
+
+/// Whether a dma-buf has no fences that haven't ended. A kernel that can't tell (before Linux 6.0) has it so.
+fn is_idle(dma_buf: BorrowedFd<'_>) -> bool {
+    match sys::export_sync_file(dma_buf, sys::SYNC_WRITE) {
+        Ok(fences) => sys::sync_file_info(fences.as_fd()).is_ok_and(|info| info.status != 0),
+        Err(errno) => errno == Errno::NOTTY,
     }
 }
 

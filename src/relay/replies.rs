@@ -8,8 +8,8 @@ use super::open::{Open, Purpose};
 use super::requests::{request, room_for_stats};
 use crate::session::{Asker, MAX_INFLIGHT};
 use dmabuf_protocol::wire::{
-    BUFFER_STATIC_WINDOW, BufferInfo, ConsumerInfo, HeapReply, InfoReply, ListReply, OpenReply,
-    OpenRequest, ReplyHeader, StreamStatsReply,
+    BUFFER_STATIC_WINDOW, BufferInfo, ConsumerInfo, FRAME_SYNC_FILE, FrameReply, HeapReply,
+    InfoReply, ListReply, OpenReply, OpenRequest, ReplyHeader, StreamStatsReply,
 };
 use dmabuf_protocol::{Access, Enforcement, Handle, OpCode, PAGE_SIZE, Status};
 use rustix::fd::OwnedFd;
@@ -256,10 +256,17 @@ impl Relay {
             header.op = asker.envelope.op.into();
             header.tag = asker.envelope.tag.into();
         }
+        // A sync_file that came along stays here: a guest has FENCE_WAIT.
+        if asker.envelope.op == OpCode::StreamAcquire.to_wire()
+            && let Some(body) = bytes.get_mut(HEADER..)
+            && let Ok(frame) = FrameReply::mut_from_bytes(body)
+        {
+            frame.flags = (frame.flags.get() & !FRAME_SYNC_FILE).into();
+        }
         self.late.push(crate::session::Done {
             token: asker.token,
             reply: bytes,
-            alias: None,
+            along: None,
         });
     }
 }

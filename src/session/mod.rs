@@ -31,9 +31,10 @@ pub use window::{JobResult, MapError, MapSource, Window, WindowJob};
 
 use crate::buffer::{Alias, Subscription};
 use dmabuf_protocol::request::Envelope;
+use dmabuf_protocol::stream::StreamRequest;
 use dmabuf_protocol::wire::{self, ReplyHeader};
 use dmabuf_protocol::{Access, Handle, MappingId, OpCode, Request, Status, VERSION};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -55,29 +56,49 @@ pub struct Done {
     pub token: u64,
     /// The whole reply, header included.
     pub reply: Vec<u8>,
-    /// The alias whose fd goes along, on transports that carry fds.
-    pub alias: Option<Alias>,
+    /// What goes along, on transports that carry fds.
+    pub along: Option<Along>,
 }
 
-/// A reply's body, and the alias that goes along.
+/// What an fd that goes along with a reply is of.
+#[derive(Debug)]
+pub enum Along {
+    /// An alias.
+    Alias(Alias),
+    /// Fences.
+    SyncFile(OwnedFd),
+}
+
+impl Along {
+    /// The fd; `None` for an alias that a host process can't have.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Alias(alias) => alias.client_source().ok().map(|source| source.fd),
+            Self::SyncFile(fd) => Some(fd.as_fd()),
+        }
+    }
+}
+
+/// A reply's body, and what goes along.
 pub(crate) type Answer = Result<Body, Status>;
 
 /// See [`Answer`].
 pub(crate) struct Body {
     pub bytes: Vec<u8>,
-    pub alias: Option<Alias>,
+    pub along: Option<Along>,
 }
 
 impl Body {
     pub const EMPTY: Self = Self {
         bytes: Vec::new(),
-        alias: None,
+        along: None,
     };
 
     pub fn of(value: &(impl IntoBytes + zerocopy::Immutable)) -> Self {
         Self {
             bytes: value.as_bytes().to_vec(),
-            alias: None,
+            along: None,
         }
     }
 }
@@ -211,9 +232,7 @@ impl Session {
             Ok(Request::Unmap(mapping)) => {
                 self.unmap(Asker { token, envelope }, mapping).transpose()?
             }
-            Ok(request) if !fds.is_empty() && !matches!(request, Request::Import { .. }) => {
-                Err(Status::EINVAL)
-            }
+            Ok(request) if fds.len() > most_fds(&request) => Err(Status::EINVAL),
             Ok(Request::SyncStart { handle, direction }) => {
                 return self.sync_start(Asker { token, envelope }, handle, direction);
             }
@@ -244,11 +263,11 @@ impl Session {
         if !self.offers(request.op()) {
             return Err(Status::EOPNOTSUPP);
         }
-        let fd = match (&request, fds.len()) {
-            (Request::Import { .. }, 1) => fds.pop(),
-            (Request::Import { .. }, _) | (_, 1..) => return Err(Status::EINVAL),
-            (_, 0) => None,
-        };
+        // Not more than one: the caller has looked.
+        let fd = fds.pop();
+        if fd.is_none() && matches!(request, Request::Import { .. }) {
+            return Err(Status::EINVAL);
+        }
         match request {
             Request::GetInfo => Ok(Body::of(&self.info())),
             Request::List { cursor, max } => Ok(self.list(cursor, max, capacity)),
@@ -284,7 +303,7 @@ impl Session {
             } => self.publish(handle, name, keep, format),
             Request::Withdraw(name) => self.withdraw(&name),
             Request::HeapList { index } => self.heap(index),
-            Request::Stream(request) => self.stream(request, capacity),
+            Request::Stream(request) => self.stream(request, capacity, fd),
         }
     }
 
@@ -405,7 +424,18 @@ pub(crate) fn done(token: u64, envelope: Envelope, answer: Answer) -> Done {
     Done {
         token,
         reply,
-        alias: body.alias,
+        along: body.along,
+    }
+}
+
+/// How many fds can come along.
+const fn most_fds(request: &Request) -> usize {
+    match request {
+        Request::Import { .. } => 1,
+        Request::Stream(StreamRequest::Queue { flags, .. }) if *flags & wire::FRAME_FENCED != 0 => {
+            1
+        }
+        _ => 0,
     }
 }
 

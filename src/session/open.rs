@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! LIST, OPEN, CLOSE, DERIVE.
 
-use super::{Answer, Body, Held, Session, Transport, access_of};
+use super::{Along, Answer, Body, Held, Session, Transport, access_of};
 use crate::buffer::{Buffer, Published, client_may_have};
 use dmabuf_protocol::wire::{self, BufferInfo, ListReply, OpenReply, ReplyHeader};
 use dmabuf_protocol::{Access, Enforcement, Flags, Handle, Name, Status};
@@ -41,7 +41,7 @@ impl Session {
         };
         let mut bytes = head.as_bytes().to_vec();
         bytes.extend_from_slice(entries.as_bytes());
-        Body { bytes, alias: None }
+        Body { bytes, along: None }
     }
 
     /// The best that OPEN gives: its access and enforcement.
@@ -142,7 +142,7 @@ impl Session {
         };
         Ok(Body {
             bytes: reply.as_bytes().to_vec(),
-            alias: Some(alias),
+            along: Some(Along::Alias(alias)),
         })
     }
 

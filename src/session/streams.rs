@@ -2,13 +2,15 @@
 //! STREAM_OPEN to STREAM_RECLAIM: a session's ends of streams, and the events about them.
 
 use super::grants::Terms;
-use super::{Answer, Body, Held, Session, Target};
+use super::{Along, Answer, Body, Held, Session, Target, Transport};
 use crate::buffer::Change;
+use crate::error::status_of;
 use crate::gauge::Share;
-use crate::stream::{Consumer, Consumption, Producer, Stream};
+use crate::stream::{Consumer, Consumption, Frame, Producer, Stream};
 use dmabuf_protocol::stream::StreamRequest;
 use dmabuf_protocol::wire::{self, Event, Format, ReplyHeader};
 use dmabuf_protocol::{Access, BufferId, ConsumeMode, Enforcement, Handle, Name, Status};
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +36,12 @@ pub enum End {
 }
 
 impl Session {
-    pub(super) fn stream(&mut self, request: StreamRequest, capacity: usize) -> Answer {
+    pub(super) fn stream(
+        &mut self,
+        request: StreamRequest,
+        capacity: usize,
+        fd: Option<OwnedFd>,
+    ) -> Answer {
         match request {
             StreamRequest::Open {
                 name,
@@ -64,17 +71,7 @@ impl Session {
                 index,
                 timestamp_ns,
                 flags,
-            } => {
-                let timestamp_ns = if timestamp_ns == 0 {
-                    now_ns()
-                } else {
-                    timestamp_ns
-                };
-                let sequence = self.producer(stream)?.queue(index, timestamp_ns, flags)?;
-                Ok(Body::of(&wire::StreamQueueReply {
-                    sequence: sequence.into(),
-                }))
-            }
+            } => self.stream_queue(stream, index, timestamp_ns, flags, fd),
             StreamRequest::Reclaim(stream) => Ok(index_reply(self.producer(stream)?.reclaim()?)),
         }
     }
@@ -164,15 +161,61 @@ impl Session {
 
     fn stream_acquire(&mut self, stream: u64) -> Answer {
         let now = Instant::now();
-        let acquired = self.consumer(stream)?.acquire(now)?;
-        Ok(Body::of(&wire::FrameReply {
-            sequence: acquired.frame.sequence.into(),
-            timestamp_ns: acquired.frame.timestamp_ns.into(),
+        let consumer = self.consumer(stream)?;
+        let acquired = consumer.acquire(now)?;
+        let frame = acquired.frame;
+        let fences = self.fences_of(consumer, &frame);
+        let along = fences.map(Along::SyncFile);
+        let sync_file = along.as_ref().map_or(0, |_| wire::FRAME_SYNC_FILE);
+        let reply = wire::FrameReply {
+            sequence: frame.sequence.into(),
+            timestamp_ns: frame.timestamp_ns.into(),
             skipped: acquired.skipped.into(),
-            index: acquired.frame.index.into(),
-            flags: acquired.frame.flags.into(),
+            index: frame.index.into(),
+            flags: (frame.flags | sync_file).into(),
             hold_ms: milliseconds(acquired.deadline - now).into(),
             ready: acquired.ready.into(),
+        };
+        Ok(Body {
+            along,
+            ..Body::of(&reply)
+        })
+    }
+
+    /// What a process can poll until a frame is finished. Where it can't be had, FENCE_WAIT is left.
+    fn fences_of(&self, consumer: &Consumer, frame: &Frame) -> Option<OwnedFd> {
+        if frame.flags & wire::FRAME_FENCED == 0 || !matches!(self.transport, Transport::Fds) {
+            return None;
+        }
+        let buffer = consumer.stream().buffer(frame.index).ok()?;
+        self.host.fences.kernel().export(buffer.dma_buf()?).ok()
+    }
+
+    fn stream_queue(
+        &self,
+        stream: u64,
+        index: u32,
+        timestamp_ns: u64,
+        flags: u32,
+        sync_file: Option<OwnedFd>,
+    ) -> Answer {
+        let timestamp_ns = match timestamp_ns {
+            0 => now_ns(),
+            given => given,
+        };
+        let producer = self.producer(stream)?;
+        if let Some(sync_file) = sync_file {
+            let buffer = producer.own(index)?;
+            let dma_buf = buffer.dma_buf().ok_or(Status::ENODEV)?;
+            let kernel = self.host.fences.kernel();
+            // On the thread of this connection, so that a driver that is long about it keeps nobody else waiting.
+            kernel
+                .import(dma_buf, sync_file.as_fd())
+                .map_err(status_of)?;
+        }
+        let sequence = producer.queue(index, timestamp_ns, flags)?;
+        Ok(Body::of(&wire::StreamQueueReply {
+            sequence: sequence.into(),
         }))
     }
 
@@ -361,7 +404,7 @@ pub(super) fn listed<T: IntoBytes + Immutable>(
 ) -> Body {
     let mut bytes = head.as_bytes().to_vec();
     bytes.extend_from_slice(entries.as_bytes());
-    Body { bytes, alias: None }
+    Body { bytes, along: None }
 }
 
 /// The host's `CLOCK_MONOTONIC` in nanoseconds.

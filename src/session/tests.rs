@@ -3,6 +3,7 @@
 
 mod events;
 mod fences;
+mod frames;
 mod mapping;
 mod model;
 mod open;

@@ -201,6 +201,19 @@ impl Board {
         freed
     }
 
+    /// The place of a buffer that is with the producer.
+    ///
+    /// # Errors
+    /// [`Status::EINVAL`] for a buffer that isn't there, [`Status::EBUSY`] for one that isn't with the producer.
+    pub fn own(&self, index: u32) -> Result<u8, Status> {
+        let index = u8::try_from(index).map_err(|_| Status::EINVAL)?;
+        match self.slots.get(usize::from(index)) {
+            None => Err(Status::EINVAL),
+            Some(slot) if slot.place != Place::Producer => Err(Status::EBUSY),
+            Some(_) => Ok(index),
+        }
+    }
+
     /// The producer hands over a frame: its sequence number, whose first frame this is, whether a buffer became free.
     ///
     /// # Errors
@@ -211,15 +224,12 @@ impl Board {
         timestamp_ns: u64,
         flags: u32,
     ) -> Result<(u64, Set, bool), Status> {
-        let index = u8::try_from(index).map_err(|_| Status::EINVAL)?;
+        let index = self.own(index)?;
+        self.sequence += 1;
         let slot = self
             .slots
             .get_mut(usize::from(index))
             .ok_or(Status::EINVAL)?;
-        if slot.place != Place::Producer {
-            return Err(Status::EBUSY);
-        }
-        self.sequence += 1;
         slot.frame = Frame {
             sequence: self.sequence,
             timestamp_ns,

@@ -283,6 +283,15 @@ impl Producer {
         Ok(index)
     }
 
+    /// A buffer that is with the producer, and could be queued.
+    ///
+    /// # Errors
+    /// As [`Self::queue`].
+    pub fn own(&self, index: u32) -> Result<Arc<Buffer>, Status> {
+        self.stream.lock().board.own(index)?;
+        self.stream.buffer(index)
+    }
+
     /// Hands a frame over to the consumers; gives its sequence number.
     ///
     /// # Errors

@@ -36,7 +36,8 @@ pub use memfd::{
 pub use notify::notify_ready;
 pub use seqpacket::{MAX_MESSAGE, Received, accept, connect, listen, receive, send};
 pub use sync_file::{
-    SYNC_READ, SYNC_WRITE, SyncFileInfo, dma_buf_sync, export_sync_file, sync_file_info,
+    SYNC_READ, SYNC_WRITE, SyncFileInfo, dma_buf_sync, export_sync_file, import_sync_file,
+    sync_file_info,
 };
 pub use truncation::{met_truncation, survive_truncation};
 pub use vgem::{is_vgem, vgem_attach_fence};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Fences of dma-bufs as sync_files, and CPU access brackets (Linux `include/uapi/linux/{dma-buf,sync_file}.h`).
 
-use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::{self, Errno};
 use rustix::ioctl::{self, Opcode, Setter, Updater, opcode};
 
@@ -11,6 +11,13 @@ struct ExportSyncFile {
     flags: u32,
     fd: i32,
 }
+/// `struct dma_buf_import_sync_file`
+#[repr(C)]
+struct ImportSyncFile {
+    flags: u32,
+    fd: i32,
+}
+const DMA_BUF_IOCTL_IMPORT_SYNC_FILE: Opcode = opcode::write::<ImportSyncFile>(b'b', 3);
 const DMA_BUF_IOCTL_EXPORT_SYNC_FILE: Opcode = opcode::read_write::<ExportSyncFile>(b'b', 2);
 
 /// `struct dma_buf_sync`
@@ -84,6 +91,30 @@ pub fn export_sync_file(dma_buf: BorrowedFd<'_>, flags: u32) -> io::Result<Owned
     };
     // SAFETY: on success the kernel has put a new fd there, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(export.fd) })
+}
+
+/// Adds the fences of a sync_file to those of a dma-buf: as those of a reader ([`SYNC_READ`]) or a writer
+/// ([`SYNC_WRITE`]). Waits for no fence; for the lock of the buffer's fences it does, as long as a driver holds that.
+///
+/// # Errors
+/// EINVAL for something that is no sync_file; ENOTTY for something that is no dma-buf, and before Linux 6.0; ENOMEM.
+pub fn import_sync_file(
+    dma_buf: BorrowedFd<'_>,
+    sync_file: BorrowedFd<'_>,
+    flags: u32,
+) -> io::Result<()> {
+    let import = ImportSyncFile {
+        flags,
+        fd: sync_file.as_raw_fd(),
+    };
+    // SAFETY: the opcode takes a struct dma_buf_import_sync_file, which `ImportSyncFile` is; the kernel only reads it,
+    // and looks the fd up by itself.
+    unsafe {
+        ioctl::ioctl(
+            dma_buf,
+            Setter::<DMA_BUF_IOCTL_IMPORT_SYNC_FILE, _>::new(import),
+        )
+    }
 }
 
 /// Begins, or with `end` ends, an access of the CPU. To begin waits for fences of the buffer, for as long as they take.

@@ -184,7 +184,7 @@ impl Device {
                 Done {
                     token,
                     reply,
-                    alias: None,
+                    along: None,
                 },
             );
         }
@@ -192,7 +192,7 @@ impl Device {
             Some(status) => Some(Done {
                 token,
                 reply: Envelope::of(&request).reply(status).as_bytes().to_vec(),
-                alias: None,
+                along: None,
             }),
             None => self.session.handle(token, &request, capacity),
         };

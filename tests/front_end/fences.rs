@@ -199,10 +199,10 @@ pub fn a_fence_source_that_is_none() {
 }
 
 const SYSTEM: &str = "/dev/dma_heap/system";
-const VGEM: &str = "/dev/dri/renderD128";
+pub const VGEM: &str = "/dev/dri/renderD128";
 
 /// The usual configuration with buffers from the system heap, and the right to hold them.
-fn fenced() -> Option<String> {
+pub fn fenced() -> Option<String> {
     if !require(SYSTEM) || !require(VGEM) {
         return None;
     }

@@ -37,6 +37,7 @@ mod devices;
 mod dynamic_window;
 mod events;
 mod fds;
+mod fenced_frames;
 mod fences;
 mod lifecycle;
 mod memory;

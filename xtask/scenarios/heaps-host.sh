@@ -21,7 +21,7 @@ VHOST_DEVICE_DMABUF=$(command -v vhost-device-dmabuf)
 export VHOST_DEVICE_DMABUF
 if real_daemon --ignored --test-threads 1 >log/heap-tests.log 2>&1; then status=0; else status=1; fi
 verdict heap_tests "$(grep "^test result" log/heap-tests.log)" [ $status = 0 ]
-if front_end --test-threads 1 devices:: fences:: >log/device-tests.log 2>&1; then status=0; else status=1; fi
+if front_end --test-threads 1 devices:: fences:: fenced_frames:: >log/device-tests.log 2>&1; then status=0; else status=1; fi
 verdict device_tests "$(grep "^test result" log/device-tests.log)" [ $status = 0 ]
 verdict device_tests_skip_nothing "$(grep SKIP log/device-tests.log)" [ -z "$(grep SKIP log/device-tests.log)" ]
 sed -n 's/^test \(.*\) \.\.\. ok$/check \1 pass/p; s/^test \(.*\) \.\.\. FAILED$/check \1 fail see the log/p' log/heap-tests.log log/device-tests.log

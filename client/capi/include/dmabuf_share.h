@@ -32,7 +32,7 @@ struct dmabuf_producer;
  * index:        of its buffer
  * ready:        frames that are ready after this one
  * hold_ms:      time until the hold ends by itself
- * fenced:       1: hardware may still be writing
+ * fenced:       1: hardware may still be writing: dmabuf_consumer_wait()
  */
 struct dmabuf_frame {
 	uint64_t sequence;
@@ -71,6 +71,19 @@ int dmabuf_consumer_next(struct dmabuf_consumer *consumer, uint32_t timeout_ms,
 const void *dmabuf_consumer_pixels(struct dmabuf_consumer *consumer,
 				   uint64_t sequence, size_t *size);
 /*
+ * Waits until the hardware has finished with a frame that is held; 0 at once if
+ * it isn't fenced. -EAGAIN: not within the time; another error: the fence's own,
+ * and the frame is spoilt.
+ */
+int dmabuf_consumer_wait(struct dmabuf_consumer *consumer, uint64_t sequence,
+			 uint32_t timeout_ms);
+/*
+ * The sync_file of a fenced frame that is held, for poll() or a device. It is
+ * closed when the frame is given back. -ENOENT: there is none, because the frame
+ * isn't fenced or the memory is no dma-buf.
+ */
+int dmabuf_consumer_sync_file(struct dmabuf_consumer *consumer, uint64_t sequence);
+/*
  * Gives a frame back. -ESTALE: its hold was over before; what was read of it
  * may have been of a later frame.
  */
@@ -93,6 +106,14 @@ void *dmabuf_producer_pixels(struct dmabuf_producer *producer, uint32_t index,
 /* Hands a frame over. timestamp_ns 0: now. sequence may be NULL. */
 int dmabuf_producer_queue(struct dmabuf_producer *producer, uint32_t index,
 			  uint64_t timestamp_ns, uint64_t *sequence);
+/*
+ * Hands a frame over that hardware still writes. sync_file: tells when it has
+ * finished; it stays the caller's. -1: the driver has put its fence on the
+ * buffer by itself. -EINVAL: no sync_file; -ENODEV: the memory is no dma-buf.
+ */
+int dmabuf_producer_queue_fenced(struct dmabuf_producer *producer, uint32_t index,
+				 uint64_t timestamp_ns, int sync_file,
+				 uint64_t *sequence);
 /* A buffer that is the producer's again. -EAGAIN: none within the time. */
 int dmabuf_producer_reclaim(struct dmabuf_producer *producer, uint32_t timeout_ms,
 			    uint32_t *index);

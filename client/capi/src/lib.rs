@@ -10,10 +10,11 @@ use dmabuf_client::{Allocation, Client, DEFAULT_SOCKET, Error, MappingMut, Resul
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+const ENOENT: c_int = 2;
 const EAGAIN: c_int = 11;
 const EINVAL: c_int = 22;
 const EIO: c_int = 5;
@@ -103,6 +104,12 @@ unsafe fn text<'a>(pointer: *const c_char) -> std::result::Result<&'a str, Failu
     let text = unsafe { CStr::from_ptr(pointer) };
     text.to_str()
         .map_err(|_| Failure::Argument("a name that is not UTF-8"))
+}
+
+fn held(frames: &HashMap<u64, Frame>, sequence: u64) -> std::result::Result<&Frame, Failure> {
+    frames
+        .get(&sequence)
+        .ok_or(Failure::Argument("a frame that isn't held"))
 }
 
 /// # Safety
@@ -233,10 +240,7 @@ pub unsafe extern "C" fn dmabuf_consumer_pixels(
     let pixels = || -> std::result::Result<*const c_void, Failure> {
         // SAFETY: the caller's promise.
         let this = unsafe { object(consumer) }?;
-        let frame = this
-            .held
-            .get(&sequence)
-            .ok_or(Failure::Argument("a frame that isn't held"))?;
+        let frame = held(&this.held, sequence)?;
         let mapping = this.consumer.pixels(frame)?;
         // SAFETY: the caller's promise.
         if let Some(size) = unsafe { size.as_mut() } {
@@ -248,6 +252,47 @@ pub unsafe extern "C" fn dmabuf_consumer_pixels(
         failure.tell();
         std::ptr::null()
     })
+}
+
+/// See `dmabuf_share.h`.
+///
+/// # Safety
+/// NULL, or what [`dmabuf_consumer_open`] gave.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dmabuf_consumer_wait(
+    consumer: *mut CConsumer,
+    sequence: u64,
+    timeout_ms: u32,
+) -> c_int {
+    let wait = || -> std::result::Result<(), Failure> {
+        // SAFETY: the caller's promise.
+        let this = unsafe { object(consumer) }?;
+        let frame = held(&this.held, sequence)?;
+        let limit = Duration::from_millis(timeout_ms.into());
+        match this.consumer.wait_finished(frame, limit)? {
+            true => Ok(()),
+            false => Err(Failure::Nothing),
+        }
+    };
+    status(wait())
+}
+
+/// See `dmabuf_share.h`.
+///
+/// # Safety
+/// NULL, or what [`dmabuf_consumer_open`] gave.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dmabuf_consumer_sync_file(
+    consumer: *mut CConsumer,
+    sequence: u64,
+) -> c_int {
+    let file = || -> std::result::Result<c_int, Failure> {
+        // SAFETY: the caller's promise.
+        let this = unsafe { object(consumer) }?;
+        let fence = held(&this.held, sequence)?.fence.as_ref();
+        Ok(fence.map_or(-ENOENT, AsRawFd::as_raw_fd))
+    };
+    file().unwrap_or_else(Failure::tell)
 }
 
 /// See `dmabuf_share.h`.
@@ -392,6 +437,36 @@ pub unsafe extern "C" fn dmabuf_producer_queue(
         // SAFETY: the caller's promise.
         let this = unsafe { object(producer) }?;
         let number = this.producer.queue(&mut this.client, index, timestamp_ns)?;
+        // SAFETY: the caller's promise.
+        if let Some(sequence) = unsafe { sequence.as_mut() } {
+            *sequence = number;
+        }
+        Ok(())
+    };
+    status(queue())
+}
+
+/// See `dmabuf_share.h`.
+///
+/// # Safety
+/// NULL, or what [`dmabuf_producer_create`] gave; `sync_file` is -1 or an fd that is open; `sequence` is NULL or can be
+/// written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dmabuf_producer_queue_fenced(
+    producer: *mut CProducer,
+    index: u32,
+    timestamp_ns: u64,
+    sync_file: c_int,
+    sequence: *mut u64,
+) -> c_int {
+    let queue = || -> std::result::Result<(), Failure> {
+        // SAFETY: the caller's promise.
+        let this = unsafe { object(producer) }?;
+        // SAFETY: not -1, and the caller's promise; used in this call only.
+        let file = (sync_file >= 0).then(|| unsafe { BorrowedFd::borrow_raw(sync_file) });
+        let number = this
+            .producer
+            .queue_fenced(&mut this.client, index, timestamp_ns, file)?;
         // SAFETY: the caller's promise.
         if let Some(sequence) = unsafe { sequence.as_mut() } {
             *sequence = number;

@@ -60,10 +60,21 @@ int main(int argc, char **argv)
 		seen = dmabuf_consumer_pixels(consumer, frame.sequence, &size);
 		EXPECT(seen && seen[0] == (unsigned char)round &&
 		       seen[size - 1] == (unsigned char)round);
+		EXPECT(dmabuf_consumer_wait(consumer, frame.sequence, 0) == 0);
+		EXPECT(dmabuf_consumer_sync_file(consumer, frame.sequence) == -ENOENT);
 		EXPECT(dmabuf_consumer_release(consumer, frame.sequence) == 0);
+		EXPECT(dmabuf_consumer_wait(consumer, frame.sequence, 0) == -EINVAL);
 		EXPECT(dmabuf_consumer_release(consumer, frame.sequence) == -EINVAL);
 		EXPECT(!dmabuf_consumer_pixels(consumer, frame.sequence, &size));
 	}
+	/* Memory without fences: the flag comes through, a sync_file doesn't. */
+	EXPECT(dmabuf_producer_reclaim(producer, 5000, &index) == 0);
+	EXPECT(dmabuf_producer_queue_fenced(producer, index, 0, 0, NULL) == -ENODEV);
+	EXPECT(dmabuf_producer_queue_fenced(producer, index, 0, -1, NULL) == 0);
+	EXPECT(dmabuf_consumer_next(consumer, 5000, &frame) == 0 && frame.fenced);
+	EXPECT(dmabuf_consumer_sync_file(consumer, frame.sequence) == -ENOENT);
+	EXPECT(dmabuf_consumer_wait(consumer, frame.sequence, 5000) == 0);
+	EXPECT(dmabuf_consumer_release(consumer, frame.sequence) == 0);
 	EXPECT(!dmabuf_producer_pixels(producer, 2, NULL));
 	dmabuf_producer_close(producer);
 	EXPECT(dmabuf_consumer_next(consumer, 5000, &frame) == -ENODEV);

@@ -79,6 +79,8 @@
 
 /* flags of a frame: FENCE_WAIT tells when it is finished */
 #define VIRTIO_DMABUF_FRAME_FENCED	1
+/* on a socket: a sync_file came along, which tells that, too */
+#define VIRTIO_DMABUF_FRAME_SYNC_FILE	2
 
 /* Most buffers of a stream, and most frames that wait for a consumer */
 #define VIRTIO_DMABUF_STREAM_BUFFERS	64

@@ -393,7 +393,7 @@ pub fn answer(done: &Done) -> Result<Vec<u8>, Status> {
         Status::OK => Ok(body.to_vec()),
         status => {
             assert!(body.is_empty(), "no body with a status");
-            assert!(done.alias.is_none(), "no fd with a status");
+            assert!(done.along.is_none(), "no fd with a status");
             Err(status)
         }
     }

@@ -2,7 +2,7 @@
 //! ALLOC, IMPORT, PUBLISH, WITHDRAW, quotas, and the sealing of a memfd pool.
 
 use super::peer::*;
-use crate::session::{Limits, Pattern, Policy};
+use crate::session::{Along, Limits, Pattern, Policy};
 use crate::sys;
 use dmabuf_protocol::wire::{EVENT_BUFFER_ADDED, EVENT_BUFFER_WITHDRAWN};
 use dmabuf_protocol::{Access, Enforcement, OpCode, Status};
@@ -298,14 +298,16 @@ fn replies_with_a_handle_bring_the_alias() {
         flags: 0.into(),
     };
     let done = client.send(OpCode::Alloc, &request, Vec::new()).unwrap();
-    let alias = done.alias.as_ref().expect("an alias");
+    let Some(Along::Alias(alias)) = &done.along else {
+        panic!("an alias: {done:?}");
+    };
     assert_eq!(
         alias.client_source().unwrap().offset,
         P,
         "behind the header"
     );
     let done = client.send(OpCode::GetInfo, &(), Vec::new()).unwrap();
-    assert!(done.alias.is_none());
+    assert!(done.along.is_none());
 }
 
 #[test]

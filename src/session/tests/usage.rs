@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, FromZeros};
 
 /// A host process that may consume and make every stream, with a usage of its own.
-fn streams_policy(text: &str, limits: Limits) -> Policy {
+pub fn streams_policy(text: &str, limits: Limits) -> Policy {
     Policy {
         name: name(text),
         kind: PeerKind::Client,
@@ -41,7 +41,7 @@ fn again(of: &Policy) -> Policy {
 }
 
 impl Peer {
-    fn stream(&mut self, text: &str) -> Result<u64, Status> {
+    pub fn stream(&mut self, text: &str) -> Result<u64, Status> {
         self.stream_with(text, 0)
     }
 
@@ -74,7 +74,7 @@ impl Peer {
     }
 
     /// A stream with `frames` frames, all queued once there is a consumer.
-    fn produce(&mut self, text: &str, frames: u32) -> u64 {
+    pub fn produce(&mut self, text: &str, frames: u32) -> u64 {
         let request = StreamCreateRequest {
             name: name(text).to_wire(),
             ..FromZeros::new_zeroed()
