@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,30 +54,28 @@ const FENCE_ROWS: &[&str] = &[
     "guest/sync-file",
 ];
 
+/// Frames that `streams` measures, and how many consumers they have.
+const SIZES: [&str; 2] = ["64x64", "4k"];
+const CONSUMERS: [u32; 4] = [1, 4, 16, 64];
+
 /// What `streams` has to measure.
-const STREAM_ROWS: &[&str] = &[
-    "host/floor",
-    "host/memcpy-64x64",
-    "host/memcpy-4k",
-    "host/socket-64x64",
-    "host/socket-4k",
-    "host/stream-64x64-1",
-    "host/stream-64x64-4",
-    "host/stream-64x64-16",
-    "host/stream-64x64-64",
-    "host/stream-4k-1",
-    "host/stream-4k-4",
-    "host/stream-4k-16",
-    "host/stream-4k-64",
-    "host/cpu-64x64-1",
-    "host/cpu-64x64-4",
-    "host/cpu-64x64-16",
-    "host/cpu-64x64-64",
-    "host/cpu-4k-1",
-    "host/cpu-4k-4",
-    "host/cpu-4k-16",
-    "host/cpu-4k-64",
-];
+fn stream_rows() -> Vec<String> {
+    let copies = SIZES.map(|size| ["memcpy", "socket"].map(|what| format!("host/{what}-{size}")));
+    let floor = std::iter::once("host/floor".to_owned());
+    floor
+        .chain(copies.into_iter().flatten())
+        .chain(handed_over(&["stream", "cpu", "calls", "consumer-calls"]))
+        .collect()
+}
+
+/// The rows of these for all sizes and consumers.
+fn handed_over(what: &[&str]) -> Vec<String> {
+    let mut rows = Vec::new();
+    for (what, size) in what.iter().flat_map(|what| SIZES.map(|size| (what, size))) {
+        rows.extend(CONSUMERS.map(|consumers| format!("host/{what}-{size}-{consumers}")));
+    }
+    rows
+}
 
 /// Runs it, prints a table, and writes `target/bench/NAME.json`.
 pub fn command(bench: Bench) -> Result<i32> {
@@ -86,7 +84,8 @@ pub fn command(bench: Bench) -> Result<i32> {
             let (samples, checks, logs) = in_bed(&FENCES)?;
             let mut report = Report::new(BedKind::Nested.name())?;
             report.checks = checks;
-            let status = tell("fences", report, samples, FENCE_ROWS)?;
+            let wanted = FENCE_ROWS.iter().map(|row| (*row).to_owned()).collect();
+            let status = tell("fences", report, samples, wanted)?;
             if status != 0 {
                 println!("logs: {}", logs.display());
             }
@@ -110,7 +109,8 @@ pub fn command(bench: Bench) -> Result<i32> {
                 &["--daemon".as_ref(), daemon],
                 &mut samples,
             )?;
-            tell("streams", Report::of_this_machine(), samples, STREAM_ROWS)
+            let report = Report::of_this_machine();
+            tell("streams", report, samples, stream_rows())
         }
     }
 }
@@ -139,19 +139,24 @@ fn here(program: &Path, what: &str, arguments: &[&OsStr], samples: &mut Samples)
 }
 
 /// Prints the table, and writes it beside the checks. The status to end with.
-fn tell(name: &str, mut report: Report, samples: Samples, wanted: &[&str]) -> Result<i32> {
+fn tell(name: &str, mut report: Report, samples: Samples, wanted: Vec<String>) -> Result<i32> {
     report.checks.extend(wanted.iter().map(|row| {
-        let measured = samples.0.contains_key(*row);
+        let measured = samples.0.contains_key(row);
         Check::new(format!("measured {row}"), measured, measured)
     }));
     let rows = samples.rows();
+    let ratios = ratios(&rows);
     println!("\n{}", table(&rows));
+    for ratio in &ratios {
+        println!("  {ratio}");
+    }
     let directory = paths::workspace().join("target/bench");
     fs::create_dir_all(&directory)?;
     let path = directory.join(format!("{name}.json"));
     let passed = report.passed();
     let mut text = serde_json::to_string_pretty(&Numbers {
         rows,
+        ratios,
         report: &report,
     })?;
     text.push('\n');
@@ -167,6 +172,9 @@ fn tell(name: &str, mut report: Report, samples: Samples, wanted: &[&str]) -> Re
 #[derive(Serialize)]
 struct Numbers<'a> {
     rows: Vec<Row>,
+    /// Hand-overs beside copies.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ratios: Vec<Ratio>,
     #[serde(flatten)]
     report: &'a Report,
 }
@@ -247,6 +255,44 @@ struct Row {
     p99_to_floor: Option<f64>,
 }
 
+/// The p50 of a hand-over by the p50 of a copy of the same frame.
+#[derive(Debug, PartialEq, Serialize)]
+struct Ratio {
+    name: String,
+    to_memcpy: f64,
+    to_socket: f64,
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            to_memcpy,
+            to_socket,
+        } = self;
+        write!(
+            f,
+            "{name:20} takes {to_memcpy:>9.3} times a memcpy of the frame, {to_socket:>7.3} times a copy through a socket"
+        )
+    }
+}
+
+fn ratios(rows: &[Row]) -> Vec<Ratio> {
+    let p50 = |name: &str| rows.iter().find(|row| row.name == name).map(|row| row.p50);
+    let ratio = |name: String| {
+        let size = name.split('-').nth(1)?;
+        let copy = |what| p50(&format!("host/{what}-{size}"));
+        let own = p50(&name)?;
+        Some(Ratio {
+            to_memcpy: own / copy("memcpy")?,
+            to_socket: own / copy("socket")?,
+            name,
+        })
+    };
+    let all = handed_over(&["stream"]).into_iter();
+    all.filter_map(ratio).collect()
+}
+
 fn table(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
     let mut table = format!(
@@ -273,7 +319,29 @@ fn table(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Samples, percentile, table};
+    use super::{Ratio, Samples, percentile, ratios, stream_rows, table};
+
+    #[test]
+    fn hand_overs_are_compared_to_copies_of_the_same_frame() {
+        let mut samples = Samples::default();
+        for line in [
+            "bench host/stream-4k-16 us 50",
+            "bench host/stream-64x64-1 us 30",
+            "bench host/memcpy-4k us 1000",
+            "bench host/socket-4k us 5000",
+            "bench host/memcpy-64x64 us 1",
+        ] {
+            assert!(samples.take(line), "{line}");
+        }
+        let expected = Ratio {
+            name: "host/stream-4k-16".to_owned(),
+            to_memcpy: 0.05,
+            to_socket: 0.01,
+        };
+        assert_eq!(ratios(&samples.rows()), [expected]);
+        assert!(stream_rows().contains(&"host/consumer-calls-4k-64".to_owned()));
+        assert_eq!(stream_rows().len(), 1 + 4 + 4 * 8);
+    }
 
     #[test]
     fn percentiles_are_values_that_were_measured() {

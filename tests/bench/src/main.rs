@@ -6,11 +6,12 @@
 //!
 //! * [`floor`]: that wake
 //! * [`copies`]: what a frame costs when it is copied
-//! * [`streams`]: what it costs when it is handed over instead
+//! * [`streams`]: what it costs when it is handed over instead; [`calls`]: the system calls of that
 //! * [`host`]: signals the fences, and takes all times: the guest's clock is never read
 //! * [`guest`]: waits for them in the guest
 //! * [`page`]: the page that both share, on which the guest answers
 
+mod calls;
 mod copies;
 mod floor;
 mod guest;
@@ -57,6 +58,18 @@ enum What {
         #[arg(long)]
         daemon: PathBuf,
     },
+    /// The consumers of those, where their system calls are counted
+    Consumers {
+        /// The broker's socket
+        socket: PathBuf,
+        /// How many
+        count: u64,
+    },
+    /// The process that counts another one's system calls
+    Count {
+        /// Its number
+        process: u32,
+    },
     /// The host side: fences of vgem on a buffer of a heap
     FencesHost {
         /// The broker's socket
@@ -77,6 +90,8 @@ fn main() -> ExitCode {
         What::Floor { place } => floor::run(place, rounds),
         What::Copies { place } => copies::run(place, rounds),
         What::Streams { daemon } => streams::run(daemon, rounds),
+        What::Consumers { socket, count } => streams::consumers(socket, *count),
+        What::Count { process } => calls::run(*process),
         What::FencesHost { broker, heap } => host::run(broker, heap, rounds),
         What::FencesGuest => guest::run(),
     };

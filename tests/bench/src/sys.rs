@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! ioctls of vgem and of the guest driver, and a shared page: the only unsafe code here.
+//! ioctls of vgem and of the guest driver, a shared page, and ptrace: the only unsafe code here.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -7,6 +7,7 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result};
+use libc::{c_int, pid_t};
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -159,4 +160,69 @@ pub fn driver_fence(driver: impl AsFd, dma_buf: impl AsFd) -> Result<OwnedFd> {
         .context("the driver takes no fence")?;
     // SAFETY: the driver has just made it, for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fence.sync_file) })
+}
+
+/// Why a thread that is traced has stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// At the begin or the end of a system call.
+    SystemCall,
+    /// It is new, or something else that needs no answer.
+    Event,
+    /// This signal is to be delivered.
+    Signal(c_int),
+    /// It has ended.
+    Ended,
+}
+
+/// Begins to trace a thread, and those that it will make: for the thread that calls.
+pub fn trace(thread: pid_t) -> Result<(), Errno> {
+    let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE;
+    ptrace(libc::PTRACE_SEIZE, thread, options)?;
+    ptrace(libc::PTRACE_INTERRUPT, thread, 0)
+}
+
+/// Lets a stopped thread go on to the next begin or end of a system call.
+pub fn go_on(thread: pid_t, signal: c_int) {
+    // One that was killed meanwhile is reported as ended.
+    let _ = ptrace(libc::PTRACE_SYSCALL, thread, signal);
+}
+
+fn ptrace(request: libc::c_uint, thread: pid_t, data: c_int) -> Result<(), Errno> {
+    let (nowhere, data) = (null_mut::<libc::c_void>(), libc::c_long::from(data));
+    // SAFETY: none of the requests of this module reads or writes memory of the caller.
+    match unsafe { libc::ptrace(request, thread, nowhere, data) } {
+        -1 => Err(last_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Waits until one of the threads that the calling thread traces stops or ends; `None`: there is none left.
+pub fn next_stop() -> Option<(pid_t, Stop)> {
+    loop {
+        let mut status = 0;
+        // SAFETY: waitpid writes one int. Without __WNOTHREAD it would take children from other threads.
+        let thread =
+            unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::__WNOTHREAD) };
+        match thread {
+            -1 if last_error() == Errno::INTR => {}
+            -1 => return None,
+            thread => return Some((thread, stop_of(status))),
+        }
+    }
+}
+
+fn stop_of(status: c_int) -> Stop {
+    if !libc::WIFSTOPPED(status) {
+        return Stop::Ended;
+    }
+    match libc::WSTOPSIG(status) {
+        signal if signal == libc::SIGTRAP | 0x80 => Stop::SystemCall,
+        _ if status >> 16 != 0 => Stop::Event,
+        signal => Stop::Signal(signal),
+    }
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
