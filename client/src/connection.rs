@@ -311,10 +311,11 @@ impl Connection {
 
     fn receive(&self, op: OpCode, until: Instant) -> Result<Message> {
         loop {
+            // A reply is hardly ever there at once: to look first would be one more system call.
+            self.wait(PollFlags::IN, op, until)?;
             if let Some(message) = self.try_receive()? {
                 return Ok(message);
             }
-            self.wait(PollFlags::IN, op, until)?;
         }
     }
 

@@ -201,10 +201,13 @@ impl Client {
         wait(self.as_fd(), PollFlags::IN, until).map_err(Error::system("waiting for the daemon"))
     }
 
-    /// Takes the events that have arrived. They only tell that something has changed.
-    fn drop_events(&mut self) -> Result<()> {
-        while self.next_event()?.is_some() {}
-        Ok(())
+    /// Takes the events that have arrived; whether there were any. They only tell that something has changed.
+    fn drop_events(&mut self) -> Result<bool> {
+        let mut any = false;
+        while self.next_event()?.is_some() {
+            any = true;
+        }
+        Ok(any)
     }
 }
 
@@ -237,6 +240,8 @@ pub struct Consumer {
     format: Option<Format>,
     buffers: u32,
     max_held: u32,
+    /// No frame was ready when the daemon last answered: it will send an event.
+    idle: bool,
     views: Vec<Option<(Alias, Mapping)>>,
 }
 
@@ -277,6 +282,7 @@ impl Consumer {
             format: known(reply.format),
             buffers: reply.buffers.get(),
             max_held: reply.max_held.get(),
+            idle: false,
             views: Vec::new(),
         })
     }
@@ -301,6 +307,8 @@ impl Consumer {
 
     /// The connection, for other requests.
     pub const fn client(&mut self) -> &mut Client {
+        // Its user may take the event.
+        self.idle = false;
         &mut self.client
     }
 
@@ -310,14 +318,22 @@ impl Consumer {
     /// As every call; refused with [`Status::ENODEV`] when the stream has ended, with [`Status::EBUSY`] when as many frames
     /// are held as may be.
     pub fn try_next(&mut self) -> Result<Option<Frame>> {
-        self.client.drop_events()?;
+        let news = self.client.drop_events()?;
+        if self.idle && !news {
+            return Ok(None);
+        }
+        self.idle = false;
         let request = wire::StreamRequestBody {
             stream: U64::new(self.number),
         };
         let now = Instant::now();
         let reply = self.client.try_call(OpCode::StreamAcquire, &request)?;
-        let Some(reply) = reply else { return Ok(None) };
+        let Some(reply) = reply else {
+            self.idle = true;
+            return Ok(None);
+        };
         let frame: wire::FrameReply = reply.exactly()?;
+        self.idle = frame.ready.get() == 0;
         if frame.index.get() >= wire::STREAM_MAX_BUFFERS {
             return Err(Error::Protocol("a frame in a buffer that can't be"));
         }
