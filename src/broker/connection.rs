@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One client's connection: requests in, replies and events out, until it goes or stalls.
 
+use super::line::Line;
 use crate::session::{Along, Done, Session};
 use crate::sys::{self, MAX_MESSAGE};
 use dmabuf_protocol::OpCode;
@@ -9,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
 
@@ -31,10 +33,12 @@ enum End {
 }
 
 /// Serves a client until it goes.
-pub fn serve(socket: &OwnedFd, mut session: Session) {
+pub fn serve(socket: OwnedFd, mut session: Session) {
     let name = session.policy().name;
     log::debug!("client {name}: connected");
-    let end = exchange(socket, &mut session);
+    let line = Arc::new(Line::new(socket, Arc::clone(session.event_sequence())));
+    session.set_messenger(Arc::clone(&line) as _);
+    let end = exchange(&line, &mut session);
     let (handles, _) = session.counts();
     let fences = session.fence_counts();
     match end {
@@ -59,7 +63,8 @@ struct Exchange<'a> {
     open: HashSet<u64>,
 }
 
-fn exchange(socket: &OwnedFd, session: &mut Session) -> Result<(), End> {
+fn exchange(line: &Line, session: &mut Session) -> Result<(), End> {
+    let socket = line.socket();
     let mut exchange = Exchange {
         socket,
         buffer: [0; MAX_MESSAGE],
@@ -85,6 +90,7 @@ fn exchange(socket: &OwnedFd, session: &mut Session) -> Result<(), End> {
             }
             fds.map(|fd| !fd.revents().is_empty())
         };
+        let _awake = line.take();
         if fences {
             let settled = session.settle();
             exchange.answer(settled)?;

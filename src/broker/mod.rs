@@ -5,6 +5,7 @@
 //! or dies ends its own connection and nothing else.
 
 mod connection;
+mod line;
 
 use crate::config::ClientConfig;
 use crate::session::{Host, Policy, Session, Transport};
@@ -90,7 +91,7 @@ fn welcome(socket: OwnedFd, clients: &[Client], host: &Arc<Host>, open: &Arc<Ato
     let counted = Arc::clone(open);
     let serve = move || {
         match session {
-            Ok(session) => connection::serve(&socket, session),
+            Ok(session) => connection::serve(socket, session),
             Err(error) => log::error!("broker: no session for {name}: {error}"),
         }
         counted.fetch_sub(1, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 use super::memory::Held;
 use crate::session::Asker;
 use dmabuf_protocol::wire::{
-    BufferInfo, ConsumerInfo, ListReply, ReplyHeader, StreamInfo, StreamStatsReply,
+    BufferInfo, ConsumerInfo, ListReply, PeerUsage, ReplyHeader, StreamInfo, StreamStatsReply,
 };
 use dmabuf_protocol::{Access, Handle, OpCode};
 use std::time::{Duration, Instant};
@@ -66,6 +66,7 @@ impl Open {
         let body = reply.get(size_of::<ReplyHeader>()..).unwrap_or_default();
         let right = match self.op {
             OpCode::List => counted::<BufferInfo>(body),
+            OpCode::GetUsage => counted::<PeerUsage>(body),
             OpCode::StreamList => counted::<StreamInfo>(body),
             OpCode::StreamStats => StreamStatsReply::read_from_prefix(body)
                 .is_ok_and(|(head, rest)| entries::<ConsumerInfo>(rest, head.count.get())),

@@ -7,7 +7,7 @@ use crate::session::{Answer, Asker, Body, Done, Windows, done};
 use dmabuf_protocol::request::Envelope;
 use dmabuf_protocol::stream::StreamRequest;
 use dmabuf_protocol::wire::{
-    BufferInfo, ConsumerInfo, DeriveRequest, ListReply, RequestHeader, StreamInfo,
+    BufferInfo, ConsumerInfo, DeriveRequest, ListReply, PeerUsage, RequestHeader, StreamInfo,
 };
 use dmabuf_protocol::{Access, Handle, OpCode, Request, Status};
 use std::time::Instant;
@@ -61,6 +61,9 @@ impl Relay {
             }
             Request::List { max, .. } => {
                 at_most(&mut message, max, room::<ListReply, BufferInfo>(capacity))
+            }
+            Request::GetUsage { max, .. } => {
+                at_most(&mut message, max, room::<ListReply, PeerUsage>(capacity));
             }
             Request::Stream(StreamRequest::List { max, .. }) => {
                 at_most(&mut message, max, room::<ListReply, StreamInfo>(capacity));

@@ -30,6 +30,7 @@ pub use vm::VmSession;
 pub use window::{JobResult, MapError, MapSource, Window, WindowJob};
 
 use crate::buffer::{Alias, Subscription};
+use crate::stream::Messenger;
 use dmabuf_protocol::request::Envelope;
 use dmabuf_protocol::stream::StreamRequest;
 use dmabuf_protocol::wire::{self, ReplyHeader};
@@ -165,7 +166,9 @@ pub struct Session {
     /// Shows the peer that there is this session, and what it has.
     _uses: Arc<SessionUse>,
     subscription: Arc<Subscription>,
-    sequence: u64,
+    /// Of the last event.
+    sequence: Arc<AtomicU64>,
+    messenger: Option<Arc<dyn Messenger>>,
     fences: fences::OpenFences,
     complaints: crate::complaints::Complaints,
 }
@@ -195,7 +198,8 @@ impl Session {
             streams: Table::starting_at(first, streams::MAX_ENDS, uses.ends.clone()),
             _uses: uses,
             number,
-            sequence: 0,
+            sequence: Arc::default(),
+            messenger: None,
             complaints: crate::complaints::Complaints::default(),
             host,
             policy,
@@ -377,7 +381,7 @@ impl Session {
         self.abandon_fences();
         self.host.fences.reactor.orphan(self.number);
         self.subscription.clear();
-        self.sequence = 0;
+        self.sequence.store(0, Ordering::Relaxed);
     }
 
     /// Ends the session: everything the peer had is released, and its window is given up.

@@ -109,6 +109,9 @@ impl Session {
             told: false,
             _place: place,
         })?;
+        if let Some(messenger) = &self.messenger {
+            self.consumer(number)?.bell().hire(messenger, number);
+        }
         Ok(Body::of(&wire::StreamOpenReply {
             stream: number.into(),
             buffers: stream.buffers().into(),
@@ -334,10 +337,9 @@ impl Session {
             .streams
             .iter_mut()
             .find_map(|(number, end)| Some((number, end.news()?, end.stream().name())))?;
-        self.sequence += 1;
         Some(Event {
             kind: kind.into(),
-            sequence: self.sequence.into(),
+            sequence: self.count_events(1).into(),
             buffer: number.into(),
             name: name.to_wire(),
             ..FromZeros::new_zeroed()

@@ -12,7 +12,7 @@
 //! when there is no other buffer, and holds have a deadline, which one thread watches for all streams.
 //!
 //! Locks: a stream's own (short, no system call under it, no allocation on the way of a frame), the list's, the
-//! watch's; none is taken while another one is held. Bells are rung after the lock was given back.
+//! watch's; none is taken while another one is held. Bells are rung, and messengers sent, after the lock was given back.
 
 mod board;
 #[cfg(test)]
@@ -28,7 +28,7 @@ use dmabuf_protocol::wire::Format;
 use dmabuf_protocol::{ConsumeMode, Name, Status};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use watch::Watch;
 
@@ -101,15 +101,38 @@ pub struct Stats {
     pub consumers: u32,
 }
 
+/// Tells a consumer of its first frame on the thread of whoever queues it, without the detour by its session's.
+pub trait Messenger: Send + Sync + std::fmt::Debug {
+    /// Sends the event, if that can be done at once; never blocks.
+    fn tell(&self, consumer: u64, stream: &Name) -> bool;
+}
+
 /// Tells an end's session that there is something for it.
 #[derive(Debug)]
 pub struct Bell {
     peer: Name,
     session: Arc<Subscription>,
     rung: AtomicBool,
+    /// Where there is one; and what the session calls the consumer.
+    messenger: OnceLock<(Arc<dyn Messenger>, u64)>,
 }
 
 impl Bell {
+    /// Has events about frames sent by a messenger from now on.
+    pub fn hire(&self, messenger: &Arc<dyn Messenger>, consumer: u64) {
+        let _ = self.messenger.set((Arc::clone(messenger), consumer));
+    }
+
+    /// A frame is there. Whom its session will look after anyhow is not told twice.
+    fn announce(&self, stream: &Name) {
+        let waits = !self.rung.load(Ordering::Acquire);
+        let sent =
+            |(messenger, consumer): &(Arc<dyn Messenger>, u64)| messenger.tell(*consumer, stream);
+        if !(waits && self.messenger.get().is_some_and(sent)) {
+            self.ring();
+        }
+    }
+
     fn ring(&self) {
         if !self.rung.swap(true, Ordering::AcqRel) {
             self.session.wake().set();
@@ -302,7 +325,7 @@ impl Producer {
             let (sequence, first, freed) = state.board.queue(index, timestamp_ns, flags)?;
             (sequence, first, freed, Arc::clone(&state.bells))
         };
-        ring(&bells, first);
+        announce(&bells, first, &self.stream.name);
         self.stream.tell_producer(freed);
         Ok(sequence)
     }
@@ -562,14 +585,15 @@ fn bell(peer: Name, session: &Arc<Subscription>) -> Arc<Bell> {
         peer,
         session: Arc::clone(session),
         rung: AtomicBool::new(false),
+        messenger: OnceLock::new(),
     })
 }
 
-fn ring(bells: &[Option<Arc<Bell>>], whose: Set) {
+fn announce(bells: &[Option<Arc<Bell>>], whose: Set, stream: &Name) {
     whose
         .iter()
         .filter_map(|number| bells.get(number)?.as_ref())
-        .for_each(|bell| bell.ring());
+        .for_each(|bell| bell.announce(stream));
 }
 
 fn with_bell(

@@ -34,9 +34,9 @@ fn requests_with_a_wrong_number_of_fds() {
                 continue;
             }
             let reply = client.call_with(&bytes, &fds(count));
-            // MAP and UNMAP are not for the socket anyhow.
+            // MAP and UNMAP are not for the socket anyhow. Of 16 fds the kernel drops some, and that is seen first.
             let expected = match op {
-                OpCode::Map | OpCode::Unmap => Status::EOPNOTSUPP,
+                OpCode::Map | OpCode::Unmap if count < 16 => Status::EOPNOTSUPP,
                 _ => Status::EINVAL,
             };
             assert_eq!(reply.status, expected, "{} with {count} fds", op.as_str());
