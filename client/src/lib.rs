@@ -23,6 +23,7 @@
 //! | [`event`] | [`Event`]: buffers that come and go, or are released |
 //! | [`fence`] | [`FenceWait`]: waiting for fences with an fd to poll; brackets, releases, holds |
 //! | [`picture`] | fourccs and plane layouts |
+//! | [`still`] | one frame as a PNG file |
 //! | [`memory`] | sealed memfds, for producers that bring their own memory |
 //! | [`source`] | where frames come from: a camera or a drawn test pattern |
 //! | [`share`] | the loop that captures into shared buffers, free-running or in lockstep with a test |
@@ -45,6 +46,7 @@ pub mod memory;
 pub mod picture;
 pub mod share;
 pub mod source;
+pub mod still;
 pub mod stream;
 mod sys;
 pub mod usage;

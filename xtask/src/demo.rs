@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use dmabuf_client::still;
 
 use crate::bed::{self, Programs, Ready, Request};
-use crate::frame_png;
 use crate::paths;
 use crate::plan::BedKind;
 use crate::report::Report;
@@ -53,9 +53,9 @@ pub fn command(bed: Option<BedKind>) -> Result<i32> {
     })?;
     let mut report = Report::new(bed.name())?;
     report.checks = findings.checks;
-    for (name, shape, bytes) in &findings.frames {
+    for (name, format, bytes) in &findings.frames {
         let path = output.join(format!("frame-{name}.png"));
-        frame_png::write(&path, *shape, bytes)?;
+        still::write_png(&path, format, bytes)?;
         println!("           {}", path.display());
     }
     let path = output.join("report.json");

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`tree`], [`initramfs`], [`modules`], [`project`] | build what a bed is made of, cached under `target/bed` |
 //! | [`bed`], [`run_directory`], [`shell`], [`printer`] | run a bed from the outside |
-//! | [`checks`], [`tally`], [`demo`], [`mod@bench`], [`attack`], [`mutants`], [`mod@derive`], [`report`], [`frame_png`], [`scenario`], [`catalogue`] | what is tried in beds, and what came of it |
+//! | [`checks`], [`tally`], [`demo`], [`mod@bench`], [`attack`], [`mutants`], [`mod@derive`], [`report`], [`scenario`], [`catalogue`] | what is tried in beds, and what came of it |
 //! | [`enter`] | the bed's namespaces, and the host VM |
 //! | [`agent`], [`daemon`], [`pools`], [`guest_vm`], [`boot_watch`], [`further_guest`], [`host_command`], [`link`] | the host side: daemon, guest, commands |
 //! | [`control`], [`plan`] | what bed and agent say to each other |
@@ -27,7 +27,6 @@ mod emulation;
 mod enter;
 mod fences;
 mod first_light;
-mod frame_png;
 mod further_guest;
 mod guest_vm;
 mod host_command;

@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use dmabuf_client::picture::{Fourcc, layout};
+use dmabuf_protocol::wire::Format;
 
 use crate::bed::{self, Happening, Ready, Request};
 use crate::control::Source;
 use crate::emulation;
-use crate::frame_png::FrameShape;
 use crate::plan::BedKind;
 use crate::report::Check;
 
@@ -47,8 +48,8 @@ const HOST: &str = include_str!("../scenarios/host.sh");
 pub struct Findings {
     /// All checks, those of the bed itself at the end.
     pub checks: Vec<Check>,
-    /// The frames it pointed to: name, shape, bytes.
-    pub frames: Vec<(String, FrameShape, Vec<u8>)>,
+    /// The frames it pointed to: name, layout, bytes.
+    pub frames: Vec<(String, Format, Vec<u8>)>,
     /// The logs of this run.
     pub logs: PathBuf,
 }
@@ -180,15 +181,20 @@ pub enum Line<'a> {
     Detail(&'a str),
 }
 
-fn read_frame(line: &str, run: &std::path::Path) -> Result<(String, FrameShape, Vec<u8>)> {
+fn read_frame(line: &str, run: &std::path::Path) -> Result<(String, Format, Vec<u8>)> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let [name, shape @ .., file] = words.as_slice() else {
+    let &[name, fourcc, width, height, stride, file] = words.as_slice() else {
         anyhow::bail!("a frame line is NAME FOURCC WIDTH HEIGHT STRIDE FILE, not {line:?}");
     };
     let path = run.join("share").join(file);
     let bytes =
         fs::read(&path).with_context(|| format!("the frame {} is missing", path.display()))?;
-    Ok(((*name).to_owned(), FrameShape::from_words(shape)?, bytes))
+    // It is V4L2 that names it.
+    let fourcc = fourcc.parse::<Fourcc>()?.v4l2_to_drm();
+    let fourcc = fourcc.with_context(|| format!("an unknown format: {line:?}"))?;
+    let format = layout(fourcc, width.parse()?, height.parse()?, stride.parse()?);
+    let format = format.with_context(|| format!("a frame that can't be: {line:?}"))?;
+    Ok((name.to_owned(), format, bytes))
 }
 
 /// Puts lines together again, per stream.

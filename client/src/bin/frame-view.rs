@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Looks at a stream: frames per second, CRCs, or the pictures as a Y4M file.
+//! Looks at a stream: frames per second, CRCs, or the pictures as a Y4M file, one of them as a PNG file.
 
 use clap::Parser;
 use dmabuf_client::stream::{ConsumeMode, Consumer, Frame};
-use dmabuf_client::{Access, Client, DEFAULT_SOCKET, Error, Mapping, Result, Status};
+use dmabuf_client::{Access, Client, DEFAULT_SOCKET, Error, Mapping, Result, Status, still};
 use dmabuf_protocol::wire::Format;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ struct Arguments {
     /// Get every frame as long as no more than this many wait [default: only the newest]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
     fifo: Option<u8>,
-    /// End after this many frames
+    /// End after this many frames [default: with --png 1]
     #[arg(long)]
     count: Option<u64>,
     /// Print a line for each frame: SEQUENCE TIMESTAMP_NS CRC32 SKIPPED
@@ -29,6 +29,9 @@ struct Arguments {
     /// Write the pictures to a Y4M file (NV12 streams)
     #[arg(long)]
     y4m: Option<PathBuf>,
+    /// Write the last of --count frames to a PNG file
+    #[arg(long)]
+    png: Option<PathBuf>,
     /// Longest wait for a frame in seconds
     #[arg(long, default_value_t = 10)]
     timeout: u32,
@@ -108,20 +111,31 @@ fn look(
     frame: &Frame,
     arguments: &Arguments,
     y4m: &mut Option<Y4m>,
+    png: Option<&Path>,
 ) -> Result<Option<u32>> {
     let limit = Duration::from_secs(arguments.timeout.into());
+    if !consumer.wait_finished(frame, limit)? {
+        return Err(Error::Deadline {
+            what: "waiting until a frame is finished",
+            after: limit,
+        });
+    }
     let format = consumer.format();
     let (alias, pixels) = consumer.view(frame)?;
-    // This waits for what the hardware still writes, too.
     let _access = alias.begin_cpu_access(Access::ReadOnly, limit)?;
     if let Some(y4m) = y4m {
         y4m.write(pixels)?;
     }
     let bytes = format.map_or(pixels.len(), |format| frame_bytes(&format));
-    arguments
-        .crc
-        .then(|| pixels.crc32(0, bytes.min(pixels.len())))
-        .transpose()
+    let bytes = bytes.min(pixels.len());
+    if let Some(path) = png {
+        let format = format
+            .ok_or_else(|| Error::Argument("the stream doesn't say what its frames are".into()))?;
+        let mut copy = vec![0; bytes];
+        pixels.read(0, &mut copy)?;
+        still::write_png(path, &format, &copy)?;
+    }
+    arguments.crc.then(|| pixels.crc32(0, bytes)).transpose()
 }
 
 fn run(arguments: &Arguments, out: &mut impl Write) -> Result<()> {
@@ -136,7 +150,8 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<()> {
         None => None,
     };
     let (mut count, mut shown, mut since) = (0u64, 0u32, Instant::now());
-    while arguments.count.is_none_or(|most| count < most) {
+    let most = arguments.count.or(arguments.png.as_ref().map(|_| 1));
+    while most.is_none_or(|most| count < most) {
         let frame = match consumer.next(limit) {
             Ok(Some(frame)) => frame,
             Ok(None) => {
@@ -148,7 +163,9 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<()> {
             Err(ended) if ended.status() == Some(Status::ENODEV) => break,
             Err(error) => return Err(error),
         };
-        let crc = look(&mut consumer, &frame, arguments, &mut y4m)?;
+        let is_last = most == Some(count + 1);
+        let png = arguments.png.as_deref().filter(|_| is_last);
+        let crc = look(&mut consumer, &frame, arguments, &mut y4m, png)?;
         let (sequence, timestamp, skipped) = (frame.sequence, frame.timestamp_ns, frame.skipped);
         match consumer.release(frame) {
             Ok(()) => {}
