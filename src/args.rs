@@ -73,6 +73,14 @@ pub struct Args {
     #[arg(long)]
     pub check: bool,
 
+    /// With --check: print what this VM or client may do with --what, and why not
+    #[arg(long, value_name = "NAME", requires_all = ["check", "what"])]
+    pub peer: Option<String>,
+
+    /// With --check: the name of a buffer, a stream or a heap, whether or not it is there
+    #[arg(long, value_name = "NAME", requires_all = ["check", "peer"])]
+    pub what: Option<String>,
+
     /// off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: log::LevelFilter,
@@ -83,6 +91,8 @@ pub struct Args {
 pub enum Action {
     /// Print this.
     Capabilities(&'static str),
+    /// Print this, too.
+    Explanation(String),
     /// Nothing more: the configuration is right.
     Check,
     /// Run with this configuration.
@@ -121,10 +131,10 @@ impl Args {
             Some(path) => Config::load(path)?,
             None => self.single_vm()?,
         };
-        Ok(if self.check {
-            Action::Check
-        } else {
-            Action::Run(Box::new(config))
+        Ok(match (&self.peer, &self.what) {
+            (Some(peer), Some(what)) => Action::Explanation(explain(&config, peer, what)?),
+            _ if self.check => Action::Check,
+            _ => Action::Run(Box::new(config)),
         })
     }
 
@@ -272,6 +282,19 @@ impl Args {
             fence_source: None,
         })
     }
+}
+
+/// What a peer of a configuration may do with a name.
+fn explain(config: &Config, peer: &str, what: &str) -> Result<String, ConfigError> {
+    let vms = config.vms.iter().map(VmConfig::policy);
+    let clients = config.clients.iter().map(config::ClientConfig::policy);
+    let policy = vms
+        .chain(clients)
+        .find(|policy| policy.name.as_str() == peer);
+    let policy =
+        policy.ok_or_else(|| wrong(format!("--peer: there is no VM or client {peer:?}")))?;
+    let name = Name::new(what).map_err(|_| wrong(format!("--what: {what:?} can't be a name")))?;
+    Ok(policy.explain(&name))
 }
 
 fn wrong(message: impl Into<String>) -> ConfigError {

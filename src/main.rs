@@ -17,6 +17,10 @@ fn main() -> ExitCode {
             println!("{json}");
             Ok(())
         }
+        Ok(Action::Explanation(text)) => {
+            print!("{text}");
+            Ok(())
+        }
         Ok(Action::Check) => Ok(()),
         Ok(Action::Run(config)) => vhost_device_dmabuf::run(&config),
         Ok(Action::Relay(config)) => vhost_device_dmabuf::run_relay(&config),

@@ -417,6 +417,14 @@ impl Consumer {
         self.view(frame).map(|(_, mapping)| mapping)
     }
 
+    /// STREAM_BUFFER: a new alias of one of the stream's buffers, by its index. [`Self::view`] has one of each that was used.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn buffer(&mut self, index: u32) -> Result<Alias> {
+        open_buffer(&mut self.client, self.number, index)
+    }
+
     /// This process' alias of a frame's buffer and its bytes: opened and mapped once, and kept.
     ///
     /// # Errors
@@ -429,19 +437,7 @@ impl Consumer {
         }
         let view = self.views.get_mut(place).ok_or_else(wrong)?;
         if view.is_none() {
-            let request = wire::StreamBufferRequest {
-                stream: U64::new(self.number),
-                index: U32::new(frame.index),
-                enforcement: U32::new(Enforcement::None.to_wire()),
-            };
-            let reply = self
-                .client
-                .connection
-                .call(OpCode::StreamBuffer, &request, None)?;
-            let alias = alias(reply)?;
-            if alias.info().access.can_write() {
-                return Err(Error::Protocol("a consumer's buffer that is read-write"));
-            }
+            let alias = open_buffer(&mut self.client, self.number, frame.index)?;
             let mapping = alias.map()?;
             *view = Some((alias, mapping));
         }
@@ -614,6 +610,22 @@ pub(crate) fn entries_of<T: FromBytes>(bytes: &[u8], count: u32) -> Result<Vec<T
 
 pub(crate) fn name(raw: [u8; 64]) -> Result<Name> {
     Name::from_wire(raw).map_err(|_| Error::Protocol("a malformed name"))
+}
+
+fn open_buffer(client: &mut Client, stream: u64, index: u32) -> Result<Alias> {
+    let request = wire::StreamBufferRequest {
+        stream: U64::new(stream),
+        index: U32::new(index),
+        enforcement: U32::new(Enforcement::None.to_wire()),
+    };
+    let reply = client
+        .connection
+        .call(OpCode::StreamBuffer, &request, None)?;
+    let alias = alias(reply)?;
+    if alias.info().access.can_write() {
+        return Err(Error::Protocol("a consumer's buffer that is read-write"));
+    }
+    Ok(alias)
 }
 
 fn known(format: Format) -> Option<Format> {

@@ -203,6 +203,15 @@ impl Policy {
         )
     }
 
+    /// Whether this peer may publish, and withdraw, under this name.
+    ///
+    /// # Errors
+    /// EACCES if not.
+    pub fn may_publish(&self, name: &Name) -> Result<(), Status> {
+        let allowed = self.publish.iter().any(|pattern| pattern.matches(name));
+        if allowed { Ok(()) } else { Err(Status::EACCES) }
+    }
+
     /// Whether this peer may have every slot of a pool.
     #[must_use]
     pub fn has_pool(&self, pool: &str) -> bool {
@@ -216,7 +225,18 @@ impl Policy {
     /// # Errors
     /// EACCES if no grant allows it.
     pub fn permits(&self, published: &Published, wanted: Access) -> Result<Terms, Status> {
-        let covering = self.covering(published);
+        let pool = published.buffer.pool().map(|pool| pool.name());
+        self.terms(&published.name, pool, wanted)
+    }
+
+    /// The same for a buffer of this name, in a pool or not.
+    pub(super) fn terms(
+        &self,
+        name: &Name,
+        pool: Option<&str>,
+        wanted: Access,
+    ) -> Result<Terms, Status> {
+        let covering = self.grants.iter().filter(|grant| grant.covers(name, pool));
         let mut allowing = covering.clone().filter(|grant| wanted <= grant.access);
         let first = allowing.next().ok_or(Status::EACCES)?;
         // Whoever may write needs no protection from itself.
@@ -246,12 +266,5 @@ impl Policy {
         let terms = self.permits(published, Access::ReadOnly).ok()?;
         let enforcement = published.buffer.best_enforcement();
         (enforcement >= terms.least).then_some((Access::ReadOnly, enforcement))
-    }
-
-    fn covering<'a>(&'a self, published: &'a Published) -> impl Iterator<Item = &'a Grant> + Clone {
-        let pool = published.buffer.pool().map(|pool| pool.name());
-        self.grants
-            .iter()
-            .filter(move |grant| grant.covers(&published.name, pool))
     }
 }

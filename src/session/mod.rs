@@ -6,6 +6,7 @@
 //! back or its deadline passes. Driven by `vhost` and `broker`.
 
 mod events;
+mod explain;
 mod fences;
 mod grants;
 mod mapping;

@@ -102,7 +102,7 @@ impl Session {
         format: Option<Format>,
         fd: Option<OwnedFd>,
     ) -> Answer {
-        self.may_publish(&name)?;
+        self.policy.may_publish(&name)?;
         let parts = heap::import(fd.ok_or(Status::EINVAL)?, &self.host.deriver)?;
         let charge = self.policy.usage.charge(&self.policy.limits, 0)?;
         let buffer = Buffer::made_by(Some(self.number), parts, Some(charge));
@@ -132,7 +132,7 @@ impl Session {
         if !held.owned {
             return Err(Status::EACCES);
         }
-        self.may_publish(&name)?;
+        self.policy.may_publish(&name)?;
         let buffer = Arc::clone(held.alias.buffer());
         let owner = (!keep).then_some(self.number);
         self.host.publish(Published {
@@ -145,7 +145,7 @@ impl Session {
     }
 
     pub(super) fn withdraw(&self, name: &Name) -> Answer {
-        self.may_publish(name)?;
+        self.policy.may_publish(name)?;
         self.host.registry.withdraw(name)?;
         Ok(Body::EMPTY)
     }
@@ -170,15 +170,6 @@ impl Session {
             count: u32::try_from(count).unwrap_or(u32::MAX).into(),
             ..FromZeros::new_zeroed()
         }))
-    }
-
-    pub(super) fn may_publish(&self, name: &Name) -> Result<(), Status> {
-        let allowed = self
-            .policy
-            .publish
-            .iter()
-            .any(|pattern| pattern.matches(name));
-        if allowed { Ok(()) } else { Err(Status::EACCES) }
     }
 
     /// Takes a handle back whose number the peer will never see.

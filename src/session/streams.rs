@@ -224,7 +224,7 @@ impl Session {
 
     fn stream_stats(&self, name: &Name, cursor: u32, capacity: usize) -> Answer {
         if self.policy.stream_grant(name).is_none() {
-            self.may_publish(name)?;
+            self.policy.may_publish(name)?;
         }
         let stream = self.host.streams.find(name).ok_or(Status::ENOENT)?;
         let fit = entries::<wire::StreamStatsReply, wire::ConsumerInfo>(capacity);
@@ -286,7 +286,7 @@ impl Session {
     }
 
     fn stream_create(&mut self, name: Name, format: Option<Format>) -> Answer {
-        self.may_publish(&name)?;
+        self.policy.may_publish(&name)?;
         self.streams.has_room()?;
         let producer =
             self.host

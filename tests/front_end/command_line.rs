@@ -477,3 +477,71 @@ fn the_log_level_is_obeyed() {
     daemon.idle(1);
     assert_eq!(daemon.log(), [""; 0]);
 }
+
+#[test]
+fn what_a_peer_may_do_is_told_without_a_daemon() {
+    let directory = Directory::new();
+    let path = directory.join("config.toml");
+    let text = CONFIG.replace("{dir}", directory.path().to_str().unwrap());
+    let stream = "[[client.grant]]\nstream = \"t/*\"\naccess = \"read-only\"\nmax-held = 3\n";
+    std::fs::write(&path, format!("{text}{stream}")).unwrap();
+    let path = path.to_str().unwrap();
+    let told = |peer: &str, what: &str| {
+        let output = run(&["--config", path, "--check", "--peer", peer, "--what", what]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let says = |text: &str, what: &str, parts: &[&str]| {
+        let line = text.lines().find(|line| line.starts_with(what)).unwrap();
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+    };
+    let in_vm = told("a", "ro/x");
+    says(
+        &in_vm,
+        "open, as a buffer",
+        &["read-only", "derived or better", "read-write is EACCES"],
+    );
+    says(&in_vm, "open, as a slot of cam", &["read-only", "EACCES"]);
+    says(
+        &in_vm,
+        "consume",
+        &["EACCES", "[[vm.grant]] stream = \"ro/x\""],
+    );
+    says(&in_vm, "publish", &["EOPNOTSUPP"]);
+    says(&in_vm, "allocate", &["EOPNOTSUPP"]);
+    says(&told("a", "vmm/x"), "open, as a buffer", &["vmm or better"]);
+    says(
+        &told("a", "rw/x"),
+        "open, as a buffer",
+        &["read-write; read-only"],
+    );
+    says(
+        &told("b", "ro/x"),
+        "open, as a buffer",
+        &["EACCES: no grant covers it"],
+    );
+    let client = told("producer", "t/front");
+    says(&client, "open, as a buffer", &["read-write"]);
+    says(&client, "consume", &["at most 3 frames", "1000 ms"]);
+    says(&client, "publish", &["yes"]);
+    says(&client, "allocate", &["EACCES"]);
+    says(
+        &told("producer", "plain"),
+        "allocate",
+        &["yes, 600 buffers"],
+    );
+    let wrong = |more: &[&str], parts: &[&str]| {
+        let all = [&["--config", path, "--check"], more].concat();
+        refused(&run(&all), parts);
+    };
+    wrong(&["--peer", "nobody", "--what", "x"], &["nobody"]);
+    wrong(&["--peer", "a", "--what", "x y"], &["x y", "name"]);
+    for alone in [["--peer", "a"], ["--what", "x"]] {
+        assert_eq!(
+            run(&[&["--config", path, "--check"][..], &alone].concat())
+                .status
+                .code(),
+            Some(2)
+        );
+    }
+}

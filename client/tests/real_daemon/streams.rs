@@ -268,3 +268,99 @@ fn what_a_peer_uses_is_told_as_a_table() {
     assert_eq!(cell("HANDLES"), "2/200*");
     assert_eq!(cell("MAPPINGS"), "-");
 }
+
+#[test]
+fn streams_are_watched_line_by_line() {
+    let daemon = Daemon::start();
+    let mut camera = Camera::new(&daemon);
+    let mut consumer = Consumer::open(daemon.connect(), "t/front", ConsumeMode::Fifo(3)).unwrap();
+    camera.show(0, 1);
+    let _held = consumer.next(LIMIT).unwrap().unwrap();
+    let watch = daemon
+        .tool(DMABUFCTL)
+        .args(["watch", "--every", "0.05", "--count", "2"])
+        .output()
+        .unwrap();
+    assert!(watch.status.success(), "{watch:?}");
+    let text = String::from_utf8(watch.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let [producer, viewer, again, later] = lines[..] else {
+        panic!("two lines each time: {text}");
+    };
+    assert!(producer.starts_with("t/front (producer) mode=- fps=- frames=1 "));
+    assert!(producer.ends_with(" held=1"), "{producer}");
+    assert_eq!(
+        viewer,
+        "t/front tester mode=fifo(3) fps=- frames=1 skipped=0 expired=0 ready=0 held=1"
+    );
+    assert!(again.contains(" fps=0.0 frames=1 "), "{again}");
+    assert!(later.contains(" fps=0.0 frames=1 "), "{later}");
+}
+
+#[test]
+fn what_this_user_may_do_is_tried_out() {
+    let daemon = Daemon::start();
+    let mut camera = Camera::new(&daemon);
+    let check = |arguments: &[&str]| {
+        let output = daemon
+            .tool(DMABUFCTL)
+            .arg("grant-check")
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let slot = check(&["t/0"]);
+    assert_eq!(slot[0], "read-only   yes  enforcement sealed");
+    assert!(slot[1].starts_with("read-write  no   OPEN was refused: EACCES"));
+    assert!(check(&["t/none"])[0].contains("ENOENT"));
+    assert!(check(&["other"])[0].contains("EACCES"));
+    let stream = check(&["t/front", "--stream"]);
+    assert_eq!(stream[0], "consume     yes  at most 2 frames at once");
+    assert_eq!(stream[1], "buffers     yes  enforcement sealed");
+    let [refused] = &check(&["other", "--stream"])[..] else {
+        panic!("nothing more to try");
+    };
+    assert!(refused.starts_with("consume     no   STREAM_OPEN was refused: EACCES"));
+    camera.show(0, 1);
+}
+
+#[test]
+fn one_frame_becomes_a_png_file() {
+    let daemon = Daemon::start();
+    let mut pattern = daemon
+        .tool(TEST_PATTERN)
+        .args(["--name", "t/front", "--heap", "frames", "--buffers", "2"])
+        .args(["--width", "64", "--height", "48", "--fps", "200"])
+        .args(["--stream", "--crc"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut produced = BufReader::new(pattern.stdout.take().unwrap());
+    produced.read_line(&mut String::new()).unwrap();
+    let file = daemon.file("frame.png");
+    let view = |more: &[&str]| {
+        let mut command = daemon.tool(FRAME_VIEW);
+        command.args(["t/front", "--crc", "--png"]).arg(&file);
+        command.args(more).output().unwrap()
+    };
+    for (more, frames) in [(&[][..], 1), (&["--count", "3"][..], 3)] {
+        let _ = std::fs::remove_file(&file);
+        let output = view(more);
+        assert!(output.status.success(), "{output:?}");
+        let lines = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(lines.lines().count(), frames);
+        let decoder = png::Decoder::new(BufReader::new(std::fs::File::open(&file).unwrap()));
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        assert_eq!((info.width, info.height), (64, 48));
+        assert_eq!(info.color_type, png::ColorType::Rgb);
+        let colours: std::collections::HashSet<_> = pixels.as_chunks::<3>().0.iter().collect();
+        assert!(colours.len() > 4, "a picture");
+    }
+    pattern.kill().unwrap();
+    pattern.wait().unwrap();
+}

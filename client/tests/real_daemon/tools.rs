@@ -128,7 +128,7 @@ fn an_imported_file_is_read_back() {
 #[test]
 fn a_buffer_is_held_until_stdin_ends() {
     let daemon = Daemon::start();
-    let mut watch = Partner::start(daemon.tool(DMABUFCTL).args(["watch", "--events", "4"]));
+    let mut watch = Partner::start(daemon.tool(DMABUFCTL).args(["events", "--count", "4"]));
     assert_eq!(watch.line(), "watching as tester");
     let hold = |name: &str, fill: &str| {
         let arguments = [

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `info NAME`, `crc`, `read`, `dump`, `write`, `wait`, `release`, `watch`: buffers of others.
+//! `info NAME`, `crc`, `read`, `dump`, `write`, `wait`, `release`, `events`: buffers of others.
 
 use crate::show::line;
 use dmabuf_client::{
@@ -116,12 +116,12 @@ pub fn write(client: &mut Client, name: &str, offset: u64, bytes: &[u8]) -> Resu
 }
 
 /// One line per event. It ends with the daemon, so there is no time limit.
-pub fn watch(client: &mut Client, events: Option<u64>, out: &mut impl Write) -> Result<()> {
+pub fn events(client: &mut Client, count: Option<u64>, out: &mut impl Write) -> Result<()> {
     // Whoever reads this line knows that no later event is missed.
     let info = client.info()?;
     line(out, format_args!("watching as {}", info.peer))?;
     let mut seen = 0;
-    while events.is_none_or(|events| seen < events) {
+    while count.is_none_or(|count| seen < count) {
         let Some(event) = client.next_event()? else {
             match poll(&mut [PollFd::new(&client.as_fd(), PollFlags::IN)], None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => continue,

@@ -2,14 +2,16 @@
 //! `dmabufctl`: what host processes can do with the daemon, on the command line.
 //!
 //! `main.rs` holds the arguments, [`produce`] what makes buffers, [`consume`] what reads them, [`streams`] what looks at
-//! streams, [`usage`] at peers, [`show`] how they are printed.
+//! streams, [`watch`] again and again, [`usage`] at peers, [`grant`] tries what it may, [`show`] how they are printed.
 
 mod consume;
 mod derive_check;
+mod grant;
 mod produce;
 mod show;
 mod streams;
 mod usage;
+mod watch;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dmabuf_client::arguments::{parse_hex, parse_seconds, parse_size};
@@ -128,11 +130,28 @@ enum Command {
         #[arg(long, value_parser = parse_seconds)]
         every: Option<Duration>,
     },
-    /// Print buffers that come and go, until the daemon ends
+    /// What this user may do with a buffer or a stream, and why not
+    GrantCheck {
+        /// The buffer, or the stream
+        name: String,
+        /// It is a stream
+        #[arg(long)]
+        stream: bool,
+    },
+    /// Watch streams and their consumers: frames per second, skipped, held; until the daemon ends
     Watch {
+        /// Seconds from one look to the next, like 0.5
+        #[arg(long, value_parser = parse_seconds, default_value = "1")]
+        every: Duration,
+        /// End after this many looks
+        #[arg(long)]
+        count: Option<u64>,
+    },
+    /// Print buffers that come and go, until the daemon ends
+    Events {
         /// End after this many events
         #[arg(long)]
-        events: Option<u64>,
+        count: Option<u64>,
     },
 }
 
@@ -206,6 +225,9 @@ impl std::str::FromStr for Hex {
 
 fn run(arguments: &Arguments, out: &mut impl Write) -> Result<()> {
     let mut client = Client::connect(&arguments.socket)?;
+    if let Command::GrantCheck { name, stream: true } = &arguments.command {
+        return grant::stream(client, name, out);
+    }
     let client = &mut client;
     match &arguments.command {
         Command::List { json: false } => show::table(out, &client.list()?),
@@ -238,7 +260,9 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<()> {
             every,
         } => streams::stats(client, name, *every, out),
         Command::DeriveCheck { name } => derive_check::run(client, name, out),
-        Command::Watch { events } => consume::watch(client, *events, out),
+        Command::GrantCheck { name, .. } => grant::buffer(client, name, out),
+        Command::Watch { every, count } => watch::run(client, *every, *count, out),
+        Command::Events { count } => consume::events(client, *count, out),
     }
 }
 

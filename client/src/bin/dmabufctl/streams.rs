@@ -73,10 +73,7 @@ fn print(
         ),
     )?;
     for consumer in &stats.consumers {
-        let mode = match consumer.mode {
-            ConsumeMode::Latest => "latest".to_owned(),
-            ConsumeMode::Fifo(depth) => format!("fifo({depth})"),
-        };
+        let mode = mode(consumer.mode);
         line(
             out,
             format_args!(
@@ -92,4 +89,12 @@ fn print(
         )?;
     }
     Ok(())
+}
+
+/// Which frames a consumer gets.
+pub fn mode(mode: ConsumeMode) -> String {
+    match mode {
+        ConsumeMode::Latest => "latest".to_owned(),
+        ConsumeMode::Fifo(depth) => format!("fifo({depth})"),
+    }
 }
