@@ -35,6 +35,8 @@ use zerocopy::{FromBytes, FromZeros};
 
 /// Most pages of a list.
 pub(crate) const MAX_PAGES: usize = 1024;
+/// Most events about frames that aren't there any more, one after the other: frames are taken back, but not for ever.
+const MAX_EMPTY: u32 = 1024;
 
 /// One stream of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,20 +320,31 @@ impl Consumer {
     /// As every call; refused with [`Status::ENODEV`] when the stream has ended, with [`Status::EBUSY`] when as many frames
     /// are held as may be.
     pub fn try_next(&mut self) -> Result<Option<Frame>> {
-        let news = self.client.drop_events()?;
-        if self.idle && !news {
-            return Ok(None);
+        for _ in 0..MAX_EMPTY {
+            let news = self.client.drop_events()?;
+            if self.idle && !news {
+                return Ok(None);
+            }
+            let now = Instant::now();
+            if let Some(reply) = self.acquire()? {
+                return self.frame(reply, now).map(Some);
+            }
+            // The event about a frame that came meanwhile may be here already: look once more before anybody sleeps.
         }
-        self.idle = false;
+        Err(Error::Protocol("frames that are announced and never there"))
+    }
+
+    fn acquire(&mut self) -> Result<Option<Reply>> {
         let request = wire::StreamRequestBody {
             stream: U64::new(self.number),
         };
-        let now = Instant::now();
+        self.idle = false;
         let reply = self.client.try_call(OpCode::StreamAcquire, &request)?;
-        let Some(reply) = reply else {
-            self.idle = true;
-            return Ok(None);
-        };
+        self.idle = reply.is_none();
+        Ok(reply)
+    }
+
+    fn frame(&mut self, reply: Reply, now: Instant) -> Result<Frame> {
         let frame: wire::FrameReply = reply.exactly()?;
         self.idle = frame.ready.get() == 0;
         if frame.index.get() >= wire::STREAM_MAX_BUFFERS {
@@ -342,7 +355,7 @@ impl Consumer {
         if fence.is_some() != (flags & wire::FRAME_SYNC_FILE != 0) {
             return Err(Error::Protocol("a frame with a wrong number of fds"));
         }
-        Ok(Some(Frame {
+        Ok(Frame {
             sequence: frame.sequence.get(),
             timestamp_ns: frame.timestamp_ns.get(),
             index: frame.index.get(),
@@ -351,7 +364,7 @@ impl Consumer {
             skipped: frame.skipped.get(),
             ready: frame.ready.get(),
             until: now + Duration::from_millis(frame.hold_ms.get().into()),
-        }))
+        })
     }
 
     /// The next frame; `None` when there is none within `limit`.

@@ -11,5 +11,6 @@
 mod calls;
 mod daemon;
 mod fences;
+mod frames;
 mod lies;
 mod lockstep;
