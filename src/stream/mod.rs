@@ -14,21 +14,24 @@
 //! Locks: a stream's own (short, no system call under it, no allocation on the way of a frame), the list's, the
 //! watch's; none is taken while another one is held. Bells are rung, and messengers sent, after the lock was given back.
 
+mod bell;
 mod board;
 #[cfg(test)]
 mod tests;
 mod watch;
 
+pub use bell::{Bell, Messenger};
 pub use board::Acquired;
 
 use crate::buffer::{Buffer, Subscription};
 use crate::gauge::Gauge;
-use board::{Board, Set};
+use bell::{announce, bell, with_bell};
+use board::Board;
 use dmabuf_protocol::wire::Format;
 use dmabuf_protocol::{ConsumeMode, Name, Status};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use watch::Watch;
 
@@ -99,55 +102,6 @@ pub struct Stats {
     pub free: u32,
     /// Its consumers.
     pub consumers: u32,
-}
-
-/// Tells a consumer of its first frame on the thread of whoever queues it, without the detour by its session's.
-pub trait Messenger: Send + Sync + std::fmt::Debug {
-    /// Sends the event, if that can be done at once; never blocks.
-    fn tell(&self, consumer: u64, stream: &Name) -> bool;
-}
-
-/// Tells an end's session that there is something for it.
-#[derive(Debug)]
-pub struct Bell {
-    peer: Name,
-    session: Arc<Subscription>,
-    rung: AtomicBool,
-    /// Where there is one; and what the session calls the consumer.
-    messenger: OnceLock<(Arc<dyn Messenger>, u64)>,
-}
-
-impl Bell {
-    /// Has events about frames sent by a messenger from now on.
-    pub fn hire(&self, messenger: &Arc<dyn Messenger>, consumer: u64) {
-        let _ = self.messenger.set((Arc::clone(messenger), consumer));
-    }
-
-    /// A frame is there. Whom its session will look after anyhow is not told twice.
-    fn announce(&self, stream: &Name) {
-        let waits = !self.rung.load(Ordering::Acquire);
-        let sent =
-            |(messenger, consumer): &(Arc<dyn Messenger>, u64)| messenger.tell(*consumer, stream);
-        if !(waits && self.messenger.get().is_some_and(sent)) {
-            self.ring();
-        }
-    }
-
-    fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.session.wake().set();
-        }
-    }
-
-    /// Leaves it rung, without waking anybody.
-    pub fn again(&self) {
-        self.rung.store(true, Ordering::Release);
-    }
-
-    /// Whether it was rung since the last time.
-    pub fn answer(&self) -> bool {
-        self.rung.swap(false, Ordering::AcqRel)
-    }
 }
 
 /// See the module.
@@ -238,7 +192,7 @@ impl Stream {
         let consumers = bells.filter_map(|(number, bell)| {
             let (mode, counters, ready, held) = state.board.counters(number)?;
             let stats = ConsumerStats {
-                peer: bell.as_ref()?.peer,
+                peer: bell.as_ref()?.peer(),
                 mode,
                 counters,
                 ready,
@@ -578,35 +532,6 @@ impl Drop for Streams {
             watch.end();
         }
     }
-}
-
-fn bell(peer: Name, session: &Arc<Subscription>) -> Arc<Bell> {
-    Arc::new(Bell {
-        peer,
-        session: Arc::clone(session),
-        rung: AtomicBool::new(false),
-        messenger: OnceLock::new(),
-    })
-}
-
-fn announce(bells: &[Option<Arc<Bell>>], whose: Set, stream: &Name) {
-    whose
-        .iter()
-        .filter_map(|number| bells.get(number)?.as_ref())
-        .for_each(|bell| bell.announce(stream));
-}
-
-fn with_bell(
-    bells: &[Option<Arc<Bell>>],
-    number: usize,
-    bell: Option<Arc<Bell>>,
-) -> Arc<[Option<Arc<Bell>>]> {
-    let mut all = bells.to_vec();
-    all.resize(all.len().max(number + 1), None);
-    if let Some(place) = all.get_mut(number) {
-        *place = bell;
-    }
-    all.into()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
