@@ -43,6 +43,14 @@ pub struct Share {
     amount: u64,
 }
 
+impl Share {
+    /// Whether it is a part of this gauge.
+    #[must_use]
+    pub fn is_of(&self, gauge: &Gauge) -> bool {
+        Arc::ptr_eq(&self.of.0, &gauge.0)
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         self.of.0.fetch_sub(self.amount, Ordering::Relaxed);

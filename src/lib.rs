@@ -34,6 +34,7 @@ mod sockets;
 pub mod stream;
 pub mod sys;
 pub mod vhost;
+mod watch;
 
 pub use config::{Config, RelayConfig};
 pub use error::Error;
@@ -84,6 +85,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
             .insert(options.name.clone(), Box::new(PoolHeap(pool)));
     }
     host.streams.start()?;
+    host.revocations.start()?;
     let host = Arc::new(host);
     for buffer in &config.buffers {
         predeclare(&host, buffer).map_err(|status| Error::Buffer {

@@ -20,6 +20,7 @@
 pub mod config;
 pub mod fence;
 pub mod request;
+pub mod revoke;
 pub mod status;
 pub mod stream;
 pub mod types;
@@ -29,6 +30,7 @@ pub mod wire;
 pub use config::{DeviceConfig, WindowHeader};
 pub use fence::{FenceUsage, SyncDirection};
 pub use request::{OpCode, Request};
+pub use revoke::RevokeTarget;
 pub use status::Status;
 pub use stream::ConsumeMode;
 pub use types::{

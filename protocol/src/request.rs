@@ -5,6 +5,7 @@
 //! with a reserved field that isn't zero. Called by every transport; knows none.
 
 use crate::fence::{self, FenceUsage, SyncDirection};
+use crate::revoke::{self, RevokeTarget};
 use crate::status::Status;
 use crate::stream::{self, StreamRequest};
 use crate::types::{Access, Enforcement, Flags, Handle, MappingId, NAME_LEN, Name};
@@ -93,6 +94,8 @@ opcodes! {
     Withdraw = 0x33, "WITHDRAW", 0;
     /// One of the heaps that the peer may allocate from.
     HeapList = 0x34, "HEAP_LIST", size_of::<wire::HeapReply>();
+    /// Take a buffer away from all who have it.
+    Revoke = 0x35, "REVOKE", 0;
     /// Become a consumer of a stream.
     StreamOpen = 0x40, "STREAM_OPEN", size_of::<wire::StreamOpenReply>();
     /// Give an end of a stream back.
@@ -115,6 +118,8 @@ opcodes! {
     StreamQueue = 0x4a, "STREAM_QUEUE", size_of::<wire::StreamQueueReply>();
     /// Take a buffer back that nobody uses any more.
     StreamReclaim = 0x4b, "STREAM_RECLAIM", size_of::<wire::StreamIndexReply>();
+    /// End a stream, and take its buffers away from all who have them.
+    StreamRevoke = 0x4c, "STREAM_REVOKE", 0;
 }
 
 impl OpCode {
@@ -277,6 +282,13 @@ pub enum Request {
         /// Which one, counted from 0.
         index: u32,
     },
+    /// REVOKE
+    Revoke {
+        /// The buffer.
+        target: RevokeTarget,
+        /// Time that the peers get, in milliseconds.
+        deadline_ms: u32,
+    },
     /// The requests about streams.
     Stream(StreamRequest),
 }
@@ -370,6 +382,7 @@ impl Request {
             | OpCode::FenceQuery
             | OpCode::Release
             | OpCode::Hold => fence::parse(op, body),
+            OpCode::Revoke | OpCode::StreamRevoke => revoke::parse(op, body),
             OpCode::Alloc => parse_alloc(exact(body)?),
             OpCode::Import => parse_import(exact(body)?),
             OpCode::Publish => parse_publish(exact(body)?),
@@ -404,6 +417,7 @@ impl Request {
             Self::Publish { .. } => OpCode::Publish,
             Self::Withdraw(_) => OpCode::Withdraw,
             Self::HeapList { .. } => OpCode::HeapList,
+            Self::Revoke { .. } => OpCode::Revoke,
             Self::Stream(request) => request.op(),
         }
     }

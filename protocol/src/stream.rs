@@ -341,6 +341,13 @@ pub enum StreamRequest {
     },
     /// STREAM_RECLAIM
     Reclaim(u64),
+    /// STREAM_REVOKE
+    Revoke {
+        /// The producer.
+        stream: u64,
+        /// Time that the peers get, in milliseconds.
+        deadline_ms: u32,
+    },
 }
 
 impl StreamRequest {
@@ -359,6 +366,7 @@ impl StreamRequest {
             Self::Add { .. } => OpCode::StreamAdd,
             Self::Queue { .. } => OpCode::StreamQueue,
             Self::Reclaim(_) => OpCode::StreamReclaim,
+            Self::Revoke { .. } => OpCode::StreamRevoke,
         }
     }
 }

@@ -19,6 +19,7 @@ macro_rules! wire {
 }
 
 pub use crate::fence::wire::*;
+pub use crate::revoke::wire::*;
 pub use crate::stream::wire::*;
 pub use crate::usage::wire::*;
 pub(crate) use wire;
@@ -278,7 +279,8 @@ wire! {
         sequence: U64,
         /// The buffer's number, 0 if the event is about none.
         buffer: U64,
-        /// [`EVENT_BUFFER_RELEASED`]: the value that RELEASE carried; else zero.
+        /// [`EVENT_BUFFER_RELEASED`]: the value that RELEASE carried; [`EVENT_BUFFER_REVOKED`]: milliseconds;
+        /// [`EVENT_BUFFER_FREE`]: flags; else zero.
         value: U64,
         /// The buffer's name.
         name: [u8; NAME_LEN],

@@ -12,7 +12,7 @@ use dmabuf_protocol::stream::StreamRequest;
 use dmabuf_protocol::wire::{self, PUBLISH_KEEP};
 use dmabuf_protocol::{
     Access, ConsumeMode, Enforcement, FenceUsage, Flags, Handle, MappingId, Name, OpCode,
-    PAGE_SIZE, QUEUE_CONTROL, QUEUE_FENCE, Request, Status, SyncDirection,
+    PAGE_SIZE, QUEUE_CONTROL, QUEUE_FENCE, Request, RevokeTarget, Status, SyncDirection,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -127,6 +127,18 @@ fn encode(request: &Request, tag: u64) -> Vec<u8> {
         }
         Request::Withdraw(name) => put(&name.to_wire()),
         Request::HeapList { index } => put(&u64::from(*index).to_le_bytes()),
+        Request::Revoke {
+            target,
+            deadline_ms,
+        } => {
+            let (handle, name) = match target {
+                RevokeTarget::Handle(handle) => (handle.0, [0; 64]),
+                RevokeTarget::Name(name) => (0, name.to_wire()),
+            };
+            put(&handle.to_le_bytes());
+            put(&u64::from(*deadline_ms).to_le_bytes());
+            put(&name);
+        }
     }
     bytes
 }
@@ -147,6 +159,14 @@ fn zeros(request: &Request) -> (Vec<usize>, Option<usize>) {
         | Request::FenceQuery { .. } => ranges.push(body(12..16)),
         Request::Map { .. } => ranges.push(body(28..32)),
         Request::HeapList { .. } => ranges.push(body(4..8)),
+        Request::Revoke { target, .. } => {
+            ranges.push(body(12..16));
+            ranges.push(match target {
+                RevokeTarget::Handle(_) => body(16..80),
+                RevokeTarget::Name(name) => padding(16, name),
+            });
+        }
+        Request::Stream(StreamRequest::Revoke { .. }) => ranges.push(body(12..16)),
         Request::Open { name, .. } | Request::Withdraw(name) => ranges.push(padding(0, name)),
         Request::Alloc { heap, .. } => ranges.extend([body(72..80), padding(0, heap)]),
         Request::Import { name, format, .. } => {
@@ -257,6 +277,13 @@ fn fence_requests() -> impl Strategy<Value = Request> {
     ]
 }
 
+fn revoke_targets() -> impl Strategy<Value = RevokeTarget> {
+    prop_oneof![
+        (1..=u64::MAX).prop_map(|handle| RevokeTarget::Handle(Handle(handle))),
+        names().prop_map(RevokeTarget::Name),
+    ]
+}
+
 fn requests() -> impl Strategy<Value = Request> {
     let handle = any::<u64>().prop_map(Handle);
     let flags = any::<u32>().prop_map(Flags);
@@ -305,6 +332,10 @@ fn requests() -> impl Strategy<Value = Request> {
         }),
         names().prop_map(Request::Withdraw),
         any::<u32>().prop_map(|index| Request::HeapList { index }),
+        (revoke_targets(), any::<u32>()).prop_map(|(target, deadline_ms)| Request::Revoke {
+            target,
+            deadline_ms,
+        }),
         fence_requests(),
         stream_requests().prop_map(Request::Stream),
     ]
@@ -346,6 +377,10 @@ fn stream_requests() -> impl Strategy<Value = StreamRequest> {
             }
         }),
         any::<u64>().prop_map(StreamRequest::Reclaim),
+        any::<(u64, u32)>().prop_map(|(stream, deadline_ms)| StreamRequest::Revoke {
+            stream,
+            deadline_ms,
+        }),
     ]
 }
 
@@ -368,6 +403,13 @@ fn stream_body(request: &StreamRequest) -> Vec<u8> {
         StreamRequest::Close(stream)
         | StreamRequest::Acquire(stream)
         | StreamRequest::Reclaim(stream) => put(&stream.to_le_bytes()),
+        StreamRequest::Revoke {
+            stream,
+            deadline_ms,
+        } => {
+            put(&stream.to_le_bytes());
+            put(&u64::from(deadline_ms).to_le_bytes());
+        }
         StreamRequest::Buffer {
             stream,
             index,

@@ -97,6 +97,8 @@ fn exchange(line: &Line, session: &mut Session) -> Result<(), End> {
         }
         if events {
             session.wake().clear();
+            let ended = session.settle();
+            exchange.answer(ended)?;
             while let Some(event) = session.next_event() {
                 deliver(socket, event.as_bytes(), None)?;
             }

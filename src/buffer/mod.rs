@@ -5,18 +5,23 @@
 //! buffer or from an alias, never with more access. Knows no virtio and no sockets; used by `session`.
 
 mod deriver;
+mod reach;
 mod registry;
+mod revocation;
 #[cfg(test)]
 mod tests;
 
 pub use deriver::Deriver;
+pub use reach::Notice;
 pub use registry::{Change, Published, Registry, Subscription};
+pub use revocation::{Revocable, Revocations};
 
 use crate::error::status_of;
 use crate::heap::{Pool, Slot};
-use crate::session::Charge;
+use crate::session::{Charge, Usage};
 use crate::sys;
 use dmabuf_protocol::{Access, BufferId, Enforcement, Flags, HeapKind, Status, Uuid};
+use reach::{Reach, Share};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -76,7 +81,8 @@ pub struct Buffer {
     /// It outlives its producer.
     kept: AtomicBool,
     /// Whose quota it counts against.
-    _charge: Option<Charge>,
+    charge: Option<Charge>,
+    reach: Reach,
 }
 
 /// What a heap gives for an allocation.
@@ -107,7 +113,8 @@ impl Buffer {
             parts,
             producer,
             kept: AtomicBool::new(false),
-            _charge: charge,
+            charge,
+            reach: Reach::default(),
         })
     }
 
@@ -120,7 +127,8 @@ impl Buffer {
             parts: Parts { kind, size, memory },
             producer: None,
             kept: AtomicBool::new(false),
-            _charge: None,
+            charge: None,
+            reach: Reach::default(),
         })
     }
 
@@ -154,6 +162,18 @@ impl Buffer {
         self.producer.filter(|_| !self.kept.load(Ordering::Relaxed))
     }
 
+    /// Whether a peer of this usage has made it. The configuration's own count as everybody's.
+    #[must_use]
+    pub fn is_made_by(&self, peer: &Arc<Usage>) -> bool {
+        self.charge.as_ref().is_none_or(|charge| charge.is_of(peer))
+    }
+
+    /// What there is to know of its revocation, from that moment on.
+    #[must_use]
+    pub fn notice(&self) -> Option<&Notice> {
+        self.reach.notice()
+    }
+
     /// Notes that it is to outlive its producer.
     pub fn keep(&self) {
         self.kept.store(true, Ordering::Relaxed);
@@ -166,6 +186,15 @@ impl Buffer {
             Memory::DmaBuf { fd, .. } => Some(fd.as_fd()),
             Memory::Slot(slot) => slot.dma_buf(),
             Memory::Memfd { .. } | Memory::Granted(_) => None,
+        }
+    }
+
+    /// The memfd of its own that it is, if it is one.
+    #[must_use]
+    pub fn memfd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.parts.memory {
+            Memory::Memfd { read_only, .. } => Some(read_only.as_fd()),
+            Memory::DmaBuf { .. } | Memory::Slot(_) | Memory::Granted(_) => None,
         }
     }
 
@@ -237,9 +266,20 @@ impl Buffer {
     /// The alias of a whole buffer with `access`, for a peer whose grant demands at least `least`.
     ///
     /// # Errors
-    /// EACCES if no route to read-only reaches `least`, or if it is sealed memory that can't be mapped writable;
-    /// ENOMEM or EIO if deriving fails.
+    /// ESTALE if it is being revoked; EACCES if no route to read-only reaches `least`, or if it is sealed memory that
+    /// can't be mapped writable; ENOMEM or EIO if deriving fails.
     pub fn alias(self: &Arc<Self>, access: Access, least: Enforcement) -> Result<Alias, Status> {
+        self.alias_by(false, access, least)
+    }
+
+    /// The same, of its maker or of somebody else.
+    fn alias_by(
+        self: &Arc<Self>,
+        own: bool,
+        access: Access,
+        least: Enforcement,
+    ) -> Result<Alias, Status> {
+        let share = Share::new(self, own)?;
         if access == Access::ReadWrite && !self.can_be_written() {
             return Err(Status::EACCES);
         }
@@ -251,7 +291,7 @@ impl Buffer {
             return Err(Status::EACCES);
         }
         Ok(Alias {
-            buffer: Arc::clone(self),
+            share,
             access,
             enforcement,
             derived,
@@ -262,7 +302,7 @@ impl Buffer {
     #[must_use]
     pub fn own_alias(self: &Arc<Self>) -> Alias {
         Alias {
-            buffer: Arc::clone(self),
+            share: Share::own(self),
             access: Access::ReadWrite,
             enforcement: Enforcement::None,
             derived: None,
@@ -273,7 +313,7 @@ impl Buffer {
     #[must_use]
     pub fn granted_alias(self: &Arc<Self>, access: Access, enforcement: Enforcement) -> Alias {
         Alias {
-            buffer: Arc::clone(self),
+            share: Share::own(self),
             access,
             enforcement,
             derived: None,
@@ -301,7 +341,7 @@ fn is_sealed(memfd: &OwnedFd) -> bool {
 /// A buffer as granted to one peer.
 #[derive(Clone, Debug)]
 pub struct Alias {
-    buffer: Arc<Buffer>,
+    share: Share,
     access: Access,
     enforcement: Enforcement,
     /// The fd of a read-only alias of a dma-buf of its own.
@@ -321,7 +361,18 @@ impl Alias {
     /// What it is an alias of.
     #[must_use]
     pub const fn buffer(&self) -> &Arc<Buffer> {
-        &self.buffer
+        self.share.buffer()
+    }
+
+    /// Whether it has been taken away: from everybody but the buffer's maker.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        !self.share.is_own() && self.buffer().reach.is_due()
+    }
+
+    /// Notes that a host process gets its fd, which can't be taken away.
+    pub fn give_out(&self) {
+        self.share.give_out();
     }
 
     /// What may be done with it.
@@ -344,7 +395,7 @@ impl Alias {
     pub fn derive(&self, flags: Flags, least: Enforcement) -> Result<Self, Status> {
         let access = flags.access_from(self.access)?;
         let least = least.max(self.enforcement);
-        self.buffer.alias(access, least)
+        self.buffer().alias_by(self.share.is_own(), access, least)
     }
 
     /// The fd to give to a VMM, for a mapping with the access of this alias.
@@ -353,7 +404,7 @@ impl Alias {
     #[must_use]
     pub fn source(&self) -> Source<'_> {
         let read_only = self.access == Access::ReadOnly;
-        let fd = match (&self.buffer.parts.memory, &self.derived) {
+        let fd = match (&self.buffer().parts.memory, &self.derived) {
             (Memory::Slot(slot), _) => return slot.source(read_only),
             (Memory::Granted(Granted { fd, offset, .. }), _) => {
                 return Source {
@@ -375,7 +426,7 @@ impl Alias {
     /// # Errors
     /// EACCES for anything but an alias that the host module has derived.
     pub fn fail_stop_fd(&self) -> Result<OwnedFd, Status> {
-        match &self.buffer.parts.memory {
+        match &self.buffer().parts.memory {
             Memory::DmaBuf { fd, deriver } if self.enforcement == Enforcement::Derived => {
                 deriver.derive_fail_stop(fd.as_fd()).map_err(status_of)
             }

@@ -33,13 +33,14 @@ pub struct Published {
 /// A change in the list of published buffers.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// `EVENT_BUFFER_ADDED`, `EVENT_BUFFER_WITHDRAWN`, `EVENT_BUFFER_RELEASED` or `EVENT_STREAM_ADDED`.
+    /// `EVENT_BUFFER_ADDED`, `EVENT_BUFFER_WITHDRAWN`, `EVENT_BUFFER_RELEASED`, `EVENT_BUFFER_FREE` or
+    /// `EVENT_STREAM_ADDED`.
     pub kind: u32,
     /// The buffer's number, or the stream's.
     pub id: BufferId,
     /// The buffer's name, while it is published; or the stream's.
     pub name: Option<Name>,
-    /// What a RELEASE carried.
+    /// As in the event.
     pub value: u64,
     /// The pool it is a slot of.
     pub pool: Option<String>,
@@ -90,9 +91,9 @@ impl Subscription {
     }
 }
 
-/// See the module.
-#[derive(Debug, Default)]
-pub struct Registry(Mutex<Inner>);
+/// See the module. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Registry(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -105,7 +106,7 @@ impl Registry {
     /// Makes a buffer visible.
     ///
     /// # Errors
-    /// EEXIST if the name is taken, EINVAL if the buffer has a name already.
+    /// EEXIST if the name is taken, EINVAL if the buffer has a name already, ESTALE if it is being revoked.
     pub fn publish(&self, published: Published) -> Result<(), Status> {
         let mut inner = lock(&self.0);
         if inner.by_name.contains_key(&published.name) {
@@ -114,6 +115,10 @@ impl Registry {
         let id = published.buffer.id();
         if inner.by_id.contains_key(&id) {
             return Err(Status::EINVAL);
+        }
+        // Under the lock: a revocation takes the name away after it was announced.
+        if published.buffer.notice().is_some() {
+            return Err(Status::ESTALE);
         }
         inner.by_name.insert(published.name, id);
         if is_visible(&published) {
@@ -151,6 +156,11 @@ impl Registry {
         Ok(())
     }
 
+    /// Takes a buffer off the list, if it is on it.
+    pub fn withdraw_buffer(&self, id: BufferId) {
+        lock(&self.0).remove(id);
+    }
+
     /// Takes everything off the list that `owner` published and that isn't to stay.
     pub fn withdraw_all(&self, owner: u64) {
         let mut inner = lock(&self.0);
@@ -169,6 +179,14 @@ impl Registry {
         let inner = lock(&self.0);
         let published = inner.by_id.get(inner.by_name.get(name)?)?;
         is_visible(published).then(|| published.clone())
+    }
+
+    /// The buffer of that name, also if it isn't visible yet.
+    #[must_use]
+    pub fn named(&self, name: &Name) -> Option<Arc<Buffer>> {
+        let inner = lock(&self.0);
+        let published = inner.by_id.get(inner.by_name.get(name)?)?;
+        Some(Arc::clone(&published.buffer))
     }
 
     /// The buffer of that number.
@@ -202,21 +220,33 @@ impl Registry {
         let Some(producer) = buffer.producer() else {
             return;
         };
-        let inner = lock(&self.0);
-        let published = inner.by_id.get(&buffer.id());
         let change = Change {
             kind: EVENT_BUFFER_RELEASED,
             id: buffer.id(),
-            name: published.map(|published| published.name),
+            name: self.published(buffer.id()).map(|published| published.name),
             value,
             pool: None,
         };
-        inner
+        self.tell(&change, |session| session == producer);
+    }
+
+    /// Tells some sessions of a change.
+    pub fn tell(&self, change: &Change, whom: impl Fn(u64) -> bool) {
+        lock(&self.0)
             .subscribers
             .iter()
             .filter_map(Weak::upgrade)
-            .filter(|subscription| subscription.session == producer)
-            .for_each(|subscription| subscription.push(&change));
+            .filter(|subscription| whom(subscription.session))
+            .for_each(|subscription| subscription.push(change));
+    }
+
+    /// Has every session look around.
+    pub fn wake_all(&self) {
+        lock(&self.0)
+            .subscribers
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|subscription| subscription.wake.set());
     }
 
     /// Tells everybody who listens of a change that isn't about a buffer.

@@ -22,7 +22,7 @@ pub use inbox::{Inbox, Note};
 pub use kernel::{HostKernel, Kernel, Snapshot, State};
 pub use reactor::{Reactor, WaitId};
 pub use source::{FenceSource, Hold};
-pub use workers::{Bracket, Job, Workers};
+pub use workers::{Bracket, Errands, Job, Workers};
 
 use std::sync::Arc;
 

@@ -79,15 +79,42 @@ pub enum Job {
     },
 }
 
-#[derive(Debug)]
 enum Task {
     Job(Job, u64, Arc<Inbox>),
     Close(Bracket),
+    Errand(Box<dyn FnOnce() + Send>),
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Job(..) => "Job",
+            Self::Close(_) => "Close",
+            Self::Errand(_) => "Errand",
+        })
+    }
 }
 
 /// See the module. The threads end when it is dropped and everything is done.
 #[derive(Debug)]
 pub struct Workers(Arc<Shared>);
+
+/// The way to have the workers do something of which no session waits to hear.
+#[derive(Clone, Debug)]
+pub struct Errands(Arc<Shared>);
+
+impl Errands {
+    /// How brackets are made.
+    #[must_use]
+    pub fn kernel(&self) -> &dyn Kernel {
+        self.0.kernel.as_ref()
+    }
+
+    /// Starts an errand; never blocks.
+    pub fn run(&self, errand: impl FnOnce() + Send + 'static) {
+        self.0.submit(Task::Errand(Box::new(errand)));
+    }
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -127,6 +154,12 @@ impl Workers {
         self.0.submit(Task::Job(job, key, Arc::clone(inbox)));
     }
 
+    /// For what isn't a session's.
+    #[must_use]
+    pub fn errands(&self) -> Errands {
+        Errands(Arc::clone(&self.0))
+    }
+
     pub(super) fn kernel(&self) -> &dyn Kernel {
         self.0.kernel.as_ref()
     }
@@ -159,6 +192,7 @@ impl Shared {
         while let Some(task) = self.next(stays) {
             match task {
                 Task::Close(bracket) => drop(bracket.close()),
+                Task::Errand(errand) => errand(),
                 Task::Job(job, key, inbox) => {
                     let note = self.perform(job);
                     inbox.push(key, note);

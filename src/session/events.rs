@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a peer hears without asking: buffers that it may open come and go, its own are released.
+//! What a peer hears without asking: buffers that it may open come and go, its own are released, others are
+//! taken away.
 
 use super::Session;
 use crate::stream::Messenger;
 use crate::sys::EventFd;
 use dmabuf_protocol::Name;
-use dmabuf_protocol::wire::{EVENT_BUFFER_RELEASED, EVENT_STREAM_ADDED, Event};
+use dmabuf_protocol::wire::{EVENT_BUFFER_FREE, EVENT_BUFFER_RELEASED, EVENT_STREAM_ADDED, Event};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::FromZeros;
@@ -37,7 +38,7 @@ impl Session {
     pub fn next_event(&mut self) -> Option<Event> {
         loop {
             let Some((change, lost)) = self.subscription.next() else {
-                return self.stream_event();
+                return self.revocation_event().or_else(|| self.stream_event());
             };
             // The gap shows with the next event that this peer gets.
             self.count_events(lost);
@@ -45,7 +46,7 @@ impl Session {
                 EVENT_STREAM_ADDED => self.policy.stream_grant(name).is_some(),
                 _ => self.policy.sees(name, change.pool.as_deref()),
             };
-            let own = change.kind == EVENT_BUFFER_RELEASED;
+            let own = matches!(change.kind, EVENT_BUFFER_RELEASED | EVENT_BUFFER_FREE);
             let event = (own || change.name.as_ref().is_some_and(sees)).then(|| {
                 let sequence = self.count_events(1);
                 Event {

@@ -44,6 +44,7 @@ pub(super) enum Open {
     /// A FENCE_WAIT.
     Wait {
         asker: Asker,
+        handle: Handle,
         id: WaitId,
         _unit: Share,
     },
@@ -122,8 +123,10 @@ impl Session {
         self.fences.inbox.wake()
     }
 
-    /// Takes the results that have come in; returns the replies that were waiting for them.
+    /// Takes the results that have come in, and lets go of what was revoked: to be called when [`Self::fence_wake`] or
+    /// [`Self::wake`] was set. Returns the replies to requests that this has ended.
     pub fn settle(&mut self) -> Vec<Done> {
+        self.heed_revocations();
         let mut notes = std::mem::take(&mut self.fences.notes);
         self.fences.inbox.take(&mut notes);
         for (key, note) in notes.drain(..) {
@@ -161,7 +164,7 @@ impl Session {
         usage: FenceUsage,
         timeout_ms: u32,
     ) -> Result<Option<Body>, Status> {
-        let held = self.handles.get(handle.0)?;
+        let held = self.handles.held(handle)?;
         allowed(held.alias.access(), usage)?;
         let buffer = held.alias.buffer();
         let unit = self.fences.unit()?;
@@ -184,6 +187,7 @@ impl Session {
             .map_err(|_| Status::ENOMEM)?;
         let open = Open::Wait {
             asker,
+            handle,
             id,
             _unit: unit,
         };
@@ -201,15 +205,34 @@ impl Session {
             |(_, key)| matches!(open.get(key), Some(Open::Wait { id, .. }) if reactor.cancel(*id)),
         );
         let &(_, key) = won.ok_or(Status::ENOENT)?;
-        self.fences.by_tag.remove(&(tag, key));
-        if let Some(Open::Wait { asker, .. }) = self.fences.open.remove(&key) {
-            self.fences.answer(asker, Err(Status::ECANCELED));
-        }
+        self.cancelled(key);
         Ok(Body::EMPTY)
     }
 
+    /// Ends all waits of a handle that haven't ended.
+    pub(super) fn cancel_waits(&mut self, handle: Handle) {
+        let reactor = &self.host.fences.reactor;
+        let is_won = |open: &Open| matches!(open, Open::Wait { handle: of, id, .. } if *of == handle && reactor.cancel(*id));
+        let open = self.fences.open.iter();
+        let won: Vec<u64> = open
+            .filter(|(_, open)| is_won(open))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in won {
+            self.cancelled(key);
+        }
+    }
+
+    /// Answers a FENCE_WAIT that was taken back from the reactor.
+    fn cancelled(&mut self, key: u64) {
+        if let Some(Open::Wait { asker, .. }) = self.fences.open.remove(&key) {
+            self.fences.by_tag.remove(&(asker.envelope.tag, key));
+            self.fences.answer(asker, Err(Status::ECANCELED));
+        }
+    }
+
     pub(super) fn fence_query(&self, handle: Handle, usage: FenceUsage) -> Answer {
-        let held = self.handles.get(handle.0)?;
+        let held = self.handles.held(handle)?;
         allowed(held.alias.access(), usage)?;
         let mut reply = FenceQueryReply {
             state: FENCE_SIGNALLED.into(),
@@ -235,7 +258,7 @@ impl Session {
 
     /// Ends the hold of a handle, if there is one, and tells the producer.
     pub(super) fn release(&mut self, handle: Handle, value: u64) -> Answer {
-        let buffer = Arc::clone(self.handles.get(handle.0)?.alias.buffer());
+        let buffer = Arc::clone(self.handles.held(handle)?.alias.buffer());
         self.end_hold(handle);
         self.host.registry.released(&buffer, value);
         Ok(Body::EMPTY)

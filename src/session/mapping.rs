@@ -3,7 +3,8 @@
 //!
 //! A range of the dynamic window is taken before the front-end is asked, and is free again only when the front-end
 //! has said that nothing is mapped there. In between, a mapping goes through [`State`]; whatever happens (deadline,
-//! reset, an answer nobody waits for any more), the last step is always the same: the range is given back.
+//! reset, an answer nobody waits for any more), the last step is always the same: the range is given back. The range of
+//! a mapping that was revoked is kept until the peer has unmapped it, too, so that it never sees something else there.
 //!
 //! [`Windows`] knows aliases and handles, and not where they come from: a [`Session`](super::Session) has them from the
 //! buffers of this process, a relay from a broker.
@@ -25,7 +26,8 @@ use zerocopy::FromZeros;
 #[derive(Debug)]
 struct Mapping {
     handle: Handle,
-    alias: Alias,
+    /// `None`: it was revoked, and nothing is mapped any more.
+    alias: Option<Alias>,
     offset: u64,
     length: u64,
     place: Place,
@@ -45,6 +47,10 @@ enum State {
     Active,
     /// The front-end was asked to unmap.
     Unmapping(Waiter),
+    /// It was asked to unmap because the buffer was revoked; the peer hasn't asked yet.
+    Revoking,
+    /// It has done so, and the peer hasn't asked yet.
+    Revoked,
     /// The front-end refused to unmap: the range can't be used again.
     Stuck,
 }
@@ -53,7 +59,21 @@ impl State {
     const fn waiter(&mut self) -> Option<&mut Waiter> {
         match self {
             Self::Mapping(waiter) | Self::Unmapping(waiter) => Some(waiter),
-            Self::Active | Self::Stuck => None,
+            Self::Active | Self::Revoking | Self::Revoked | Self::Stuck => None,
+        }
+    }
+
+    /// After a reset: whether the front-end still has to answer.
+    const fn abandon(&mut self) -> bool {
+        if matches!(self, Self::Revoking) {
+            *self = Self::Unmapping(Waiter::Reset);
+        }
+        match self.waiter() {
+            Some(waiter) => {
+                *waiter = Waiter::Reset;
+                true
+            }
+            None => false,
         }
     }
 }
@@ -178,7 +198,7 @@ impl Windows {
     /// Whether an alias can have such a mapping, as far as that depends on the alias.
     ///
     /// # Errors
-    /// EACCES for more access than the alias has, EINVAL for bytes beyond it.
+    /// EACCES for more access than the alias has, EINVAL for bytes beyond it, ESTALE while the buffer is being revoked.
     pub fn check(alias: &Alias, offset: u64, length: u64, access: Access) -> Result<(), Status> {
         if access > alias.access() {
             return Err(Status::EACCES);
@@ -188,6 +208,9 @@ impl Windows {
             .is_none_or(|end| end > alias.buffer().size())
         {
             return Err(Status::EINVAL);
+        }
+        if alias.buffer().notice().is_some() {
+            return Err(Status::ESTALE);
         }
         // Whoever imported a memfd can have sealed it since.
         if access.can_write() && !alias.buffer().can_be_written() {
@@ -218,7 +241,7 @@ impl Windows {
         if self.is_fixed(alias.buffer(), access) {
             let mapping = Mapping {
                 handle,
-                alias,
+                alias: Some(alias),
                 offset,
                 length,
                 place: Place::Static,
@@ -245,7 +268,7 @@ impl Windows {
         };
         let mapping = Mapping {
             handle,
-            alias,
+            alias: Some(alias),
             offset,
             length,
             place,
@@ -287,8 +310,42 @@ impl Windows {
                 self.show_inflight();
                 Ok(None)
             }
+            Place::Dynamic {
+                state: state @ State::Revoking,
+                ..
+            } => {
+                *state = State::Unmapping(Waiter::request(asker));
+                Ok(None)
+            }
+            Place::Dynamic {
+                state: State::Revoked,
+                ..
+            } => {
+                self.remove_mapping(id);
+                Ok(Some(Body::EMPTY))
+            }
             // Not given out yet, or given back already.
             Place::Dynamic { .. } => Err(Status::ESTALE),
+        }
+    }
+
+    /// Has the front-end unmap what was revoked. The ranges stay taken.
+    pub fn unmap_revoked(&mut self) {
+        for id in self.mappings.numbers() {
+            if let Ok(Mapping {
+                alias: Some(alias),
+                place:
+                    Place::Dynamic {
+                        state: state @ State::Active,
+                        ..
+                    },
+                ..
+            }) = self.mappings.get_mut(id)
+                && alias.is_revoked()
+            {
+                *state = State::Revoking;
+                self.submit_unmap(MappingId(id));
+            }
         }
     }
 
@@ -343,12 +400,13 @@ impl Windows {
 
     fn map_reply(&self, id: MappingId) -> Result<MapReply, Status> {
         let mapping = self.mappings.get(id.0)?;
+        let alias = mapping.alias.as_ref().ok_or(Status::ESTALE)?;
         let (window, uuid, window_offset) = match mapping.place {
             Place::Dynamic { window_offset, .. } => {
                 (wire::WINDOW_DYNAMIC, Uuid::NIL, window_offset)
             }
             Place::Static => {
-                let (uuid, at) = self.place(mapping.alias.buffer()).ok_or(Status::EIO)?;
+                let (uuid, at) = self.place(alias.buffer()).ok_or(Status::EIO)?;
                 (wire::WINDOW_STATIC, uuid, at + mapping.offset)
             }
         };
@@ -356,8 +414,8 @@ impl Windows {
             mapping: id.0.into(),
             window_offset: window_offset.into(),
             length: mapping.length.into(),
-            access: mapping.alias.access().to_wire().into(),
-            enforcement: mapping.alias.enforcement().to_wire().into(),
+            access: alias.access().to_wire().into(),
+            enforcement: alias.enforcement().to_wire().into(),
             caching: Caching::Cached.to_wire().into(),
             window: window.into(),
             uuid: uuid.0,

@@ -13,6 +13,7 @@ mod mapping;
 mod open;
 mod producer;
 mod range;
+mod revoke;
 mod streams;
 mod sync;
 mod table;
@@ -122,6 +123,8 @@ struct Held {
     /// It may be mapped by a VMM that maps everything writable, because a guest's write stops that VM.
     fail_stop: bool,
     fences: FenceTerms,
+    /// The peer was told that the buffer is revoked.
+    told: bool,
 }
 
 impl Held {
@@ -132,6 +135,7 @@ impl Held {
             owned: true,
             fail_stop: false,
             fences: FenceTerms::default(),
+            told: false,
         }
     }
 
@@ -142,6 +146,7 @@ impl Held {
             owned: false,
             fail_stop: terms.fail_stop,
             fences: terms.fences,
+            told: false,
         }
     }
 
@@ -152,6 +157,7 @@ impl Held {
             owned: false,
             fail_stop: self.fail_stop,
             fences: self.fences,
+            told: false,
         }
     }
 }
@@ -162,7 +168,8 @@ pub struct Session {
     policy: Arc<Policy>,
     transport: Transport,
     number: u64,
-    handles: Table<Held>,
+    /// A handle without anything was revoked.
+    handles: Table<Option<Held>>,
     streams: Table<End>,
     /// Shows the peer that there is this session, and what it has.
     _uses: Arc<SessionUse>,
@@ -171,6 +178,7 @@ pub struct Session {
     sequence: Arc<AtomicU64>,
     messenger: Option<Arc<dyn Messenger>>,
     fences: fences::OpenFences,
+    heeded: revoke::Heeded,
     complaints: crate::complaints::Complaints,
 }
 
@@ -201,6 +209,7 @@ impl Session {
             number,
             sequence: Arc::default(),
             messenger: None,
+            heeded: revoke::Heeded::default(),
             complaints: crate::complaints::Complaints::default(),
             host,
             policy,
@@ -308,6 +317,10 @@ impl Session {
             } => self.publish(handle, name, keep, format),
             Request::Withdraw(name) => self.withdraw(&name),
             Request::HeapList { index } => self.heap(index),
+            Request::Revoke {
+                target,
+                deadline_ms,
+            } => self.revoke(target, deadline_ms),
             Request::Stream(request) => self.stream(request, capacity, fd),
         }
     }
@@ -315,16 +328,20 @@ impl Session {
     /// Whether this peer's transport, and for a VM its configuration, have this request at all.
     fn offers(&self, op: OpCode) -> bool {
         let virtqueues = matches!(self.transport, Transport::Windows(_));
+        let allocates = !self.policy.allocate.is_empty();
+        let publishes = !self.policy.publish.is_empty();
         match op {
             OpCode::Map | OpCode::Unmap => virtqueues,
             OpCode::Import => !virtqueues,
-            OpCode::Alloc | OpCode::HeapList => !virtqueues || !self.policy.allocate.is_empty(),
+            OpCode::Alloc | OpCode::HeapList => !virtqueues || allocates,
+            OpCode::Revoke => !virtqueues || allocates || publishes,
             OpCode::Publish
             | OpCode::Withdraw
             | OpCode::StreamCreate
             | OpCode::StreamAdd
             | OpCode::StreamQueue
-            | OpCode::StreamReclaim => !virtqueues || !self.policy.publish.is_empty(),
+            | OpCode::StreamReclaim
+            | OpCode::StreamRevoke => !virtqueues || publishes,
             _ => true,
         }
     }
@@ -355,7 +372,7 @@ impl Session {
         let Transport::Windows(windows) = &mut self.transport else {
             return Err(Status::EOPNOTSUPP);
         };
-        let held = self.handles.get(handle.0)?;
+        let held = self.handles.held(handle)?;
         let source = (handle, &held.alias, held.fail_stop);
         windows.map(asker, source, offset, length, access)
     }
@@ -382,6 +399,7 @@ impl Session {
         self.abandon_fences();
         self.host.fences.reactor.orphan(self.number);
         self.subscription.clear();
+        self.heeded.clear();
         self.sequence.store(0, Ordering::Relaxed);
     }
 

@@ -65,7 +65,15 @@ impl Session {
         };
         let terms = self.policy.permits(&published, access)?;
         let least = terms.least.max(enforcement);
-        let alias = published.buffer.alias(access, least).inspect_err(|_| {
+        let alias = published.buffer.alias(access, least);
+        if alias
+            .as_ref()
+            .is_err_and(|&status| status == Status::ESTALE)
+        {
+            // Revoked just now, and thus withdrawn.
+            return Err(Status::ENOENT);
+        }
+        let alias = alias.inspect_err(|_| {
             if access == Access::ReadWrite {
                 return self.complaints.warn(format_args!(
                     "peer {}: {name} refused: sealed memory can't be mapped writable: open it read-only, or take the \
@@ -105,7 +113,7 @@ impl Session {
         flags: Flags,
         enforcement: Enforcement,
     ) -> Answer {
-        let parent = self.handles.get(handle.0)?;
+        let parent = self.handles.held(handle)?;
         let held = parent.derived(parent.alias.derive(flags, enforcement)?);
         let published = self.host.registry.published(held.alias.buffer().id());
         let (name, format) = published.map_or((None, None), |p| (Some(p.name), p.format));
@@ -127,7 +135,10 @@ impl Session {
         let mut buffer = self.describe(alias.buffer(), alias.access(), alias.enforcement());
         buffer.name = name.map_or([0; 64], Name::to_wire);
         buffer.format = format.unwrap_or_else(FromZeros::new_zeroed);
-        let handle = self.handles.insert(held)?;
+        let handle = self.handles.insert(Some(held))?;
+        if matches!(self.transport, Transport::Fds) {
+            alias.give_out();
+        }
         log::debug!(
             "peer {}: buffer {} opened, {:?}, enforcement {}",
             self.policy.name,

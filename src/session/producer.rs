@@ -2,7 +2,7 @@
 //! ALLOC, IMPORT, PUBLISH, WITHDRAW, HEAP_LIST: what a producer does. And the [`Host`], what all sessions share.
 
 use super::{Answer, Body, Held, Policy, Session, Transport};
-use crate::buffer::{Buffer, Deriver, Published, Registry};
+use crate::buffer::{Buffer, Deriver, Published, Registry, Revocations};
 use crate::error::status_of;
 use crate::fence::Fences;
 use crate::heap::{self, Heap};
@@ -23,6 +23,8 @@ pub struct Host {
     pub peers: Vec<Arc<Policy>>,
     /// The published buffers.
     pub registry: Registry,
+    /// Buffers that are being taken away.
+    pub revocations: Revocations,
     /// The streams.
     pub streams: Streams,
     /// Heaps and pools by name.
@@ -35,10 +37,12 @@ impl Host {
     /// A host without heaps and buffers.
     #[must_use]
     pub fn new(fences: Fences) -> Self {
+        let registry = Registry::default();
         Self {
             deriver: Arc::default(),
             peers: Vec::new(),
-            registry: Registry::default(),
+            revocations: Revocations::new(registry.clone(), fences.workers.errands()),
+            registry,
             streams: Streams::default(),
             heaps: HashMap::new(),
             fences,
@@ -128,12 +132,8 @@ impl Session {
         keep: bool,
         format: Option<Format>,
     ) -> Answer {
-        let held = self.handles.get(handle.0)?;
-        if !held.owned {
-            return Err(Status::EACCES);
-        }
+        let buffer = Arc::clone(self.owned(handle)?);
         self.policy.may_publish(&name)?;
-        let buffer = Arc::clone(held.alias.buffer());
         let owner = (!keep).then_some(self.number);
         self.host.publish(Published {
             name,

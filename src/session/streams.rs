@@ -73,6 +73,10 @@ impl Session {
                 flags,
             } => self.stream_queue(stream, index, timestamp_ns, flags, fd),
             StreamRequest::Reclaim(stream) => Ok(index_reply(self.producer(stream)?.reclaim()?)),
+            StreamRequest::Revoke {
+                stream,
+                deadline_ms,
+            } => self.stream_revoke(stream, deadline_ms),
         }
     }
 
@@ -148,7 +152,10 @@ impl Session {
             ));
             return Err(Status::EACCES);
         }
-        let alias = buffer.alias(Access::ReadOnly, least).inspect_err(|_| {
+        let alias = buffer.alias(Access::ReadOnly, least).inspect_err(|&status| {
+            if status == Status::ESTALE {
+                return;
+            }
             self.complaints.warn(format_args!(
                 "peer {}: a buffer of stream {} refused: a read-only alias needs at least the enforcement {:?}, and \
                  this {} buffer can have {:?}",
@@ -309,11 +316,7 @@ impl Session {
 
     fn stream_add(&mut self, stream: u64, handle: Handle) -> Answer {
         let producer = self.producer(stream)?;
-        let held = self.handles.get(handle.0)?;
-        if !held.owned {
-            return Err(Status::EACCES);
-        }
-        let index = producer.add(Arc::clone(held.alias.buffer()))?;
+        let index = producer.add(Arc::clone(self.owned(handle)?))?;
         Ok(index_reply(index))
     }
 
@@ -324,7 +327,7 @@ impl Session {
         }
     }
 
-    fn producer(&self, number: u64) -> Result<&Producer, Status> {
+    pub(super) fn producer(&self, number: u64) -> Result<&Producer, Status> {
         match self.streams.get(number)? {
             End::Producer(producer) => Ok(producer),
             End::Consumer { .. } => Err(Status::ESTALE),

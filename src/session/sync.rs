@@ -102,7 +102,7 @@ impl Session {
     }
 
     fn may_sync(&self, handle: Handle, direction: SyncDirection) -> Result<(), Status> {
-        let held = self.handles.get(handle.0)?;
+        let held = self.handles.held(handle)?;
         allowed(held.alias.access(), direction.usage())
     }
 
@@ -147,7 +147,7 @@ impl Session {
         direction: SyncDirection,
         unit: Share,
     ) -> Result<Option<Body>, Status> {
-        let held = self.handles.get(handle.0)?;
+        let held = self.handles.held(handle)?;
         let buffer = held.alias.buffer();
         let Some(dma_buf) = buffer.dma_buf() else {
             let lane = self.fences.lanes.entry(handle).or_default();
@@ -188,6 +188,13 @@ impl Session {
         handle: Handle,
         direction: SyncDirection,
     ) -> Result<Option<Body>, Status> {
+        let has_dma_buf = self
+            .handles
+            .held(handle)?
+            .alias
+            .buffer()
+            .dma_buf()
+            .is_some();
         let key = self.fences.key();
         let lane = self.fences.lanes.entry(handle).or_default();
         let at = lane
@@ -196,14 +203,7 @@ impl Session {
             .rposition(|(bracket, _)| bracket.direction() == direction)
             .ok_or(Status::EINVAL)?;
         let (bracket, _) = lane.brackets.swap_remove(at);
-        if self
-            .handles
-            .get(handle.0)?
-            .alias
-            .buffer()
-            .dma_buf()
-            .is_none()
-        {
+        if !has_dma_buf {
             return lane.reply(FENCE_NO_DMA_BUF).map(Some);
         }
         lane.current = Some(key);
@@ -218,7 +218,7 @@ impl Session {
         key: u64,
         (asker, handle, direction, unit): (Asker, Handle, SyncDirection, Share),
     ) -> Result<(), Status> {
-        let buffer = Arc::clone(self.handles.get(handle.0)?.alias.buffer());
+        let buffer = Arc::clone(self.handles.held(handle)?.alias.buffer());
         let open = Open::Begin(asker, handle, unit);
         self.fences.open.insert(key, open);
         self.work(key, Job::Begin { buffer, direction });
@@ -284,7 +284,7 @@ impl Session {
         usage: FenceUsage,
         timeout_ms: u32,
     ) -> Result<Option<Body>, Status> {
-        let held = self.handles.get(handle.0)?;
+        let held = self.handles.held(handle)?;
         if !held.fences.host_fence {
             return Err(Status::EACCES);
         }

@@ -9,6 +9,7 @@ mod model;
 mod open;
 mod peer;
 mod producer;
+mod revoke;
 mod sync;
 mod usage;
 mod vm_producer;

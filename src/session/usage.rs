@@ -73,7 +73,7 @@ impl Usage {
     pub fn charge(&self, limits: &Limits, bytes: u64) -> Result<Charge, Status> {
         let take = |gauge: &Gauge, amount, most| gauge.take(amount, most).ok_or(Status::EDQUOT);
         Ok(Charge {
-            _buffer: take(&self.buffers, 1, limits.buffers.into())?,
+            buffer: take(&self.buffers, 1, limits.buffers.into())?,
             _bytes: take(&self.bytes, bytes, limits.bytes)?,
         })
     }
@@ -86,8 +86,16 @@ impl Usage {
 /// One buffer's part of the [`Usage`]; given back on drop.
 #[derive(Debug)]
 pub struct Charge {
-    _buffer: Share,
+    buffer: Share,
     _bytes: Share,
+}
+
+impl Charge {
+    /// Whether it counts against the peer of this usage.
+    #[must_use]
+    pub fn is_of(&self, peer: &Usage) -> bool {
+        self.buffer.is_of(&peer.buffers)
+    }
 }
 
 /// Whether a resource is counted for each session.

@@ -18,13 +18,13 @@ mod bell;
 mod board;
 #[cfg(test)]
 mod tests;
-mod watch;
 
 pub use bell::{Bell, Messenger};
 pub use board::Acquired;
 
 use crate::buffer::{Buffer, Subscription};
 use crate::gauge::Gauge;
+use crate::watch::Watch;
 use bell::{announce, bell, with_bell};
 use board::Board;
 use dmabuf_protocol::wire::Format;
@@ -33,7 +33,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use watch::Watch;
 
 /// Most buffers of a stream.
 pub const MAX_BUFFERS: usize = 64;
@@ -127,6 +126,14 @@ struct State {
 }
 
 impl State {
+    fn may_queue(&self, index: u32) -> Result<(), Status> {
+        let index = usize::try_from(index).map_err(|_| Status::EINVAL)?;
+        match self.buffers.get(index).and_then(|buffer| buffer.notice()) {
+            Some(_) => Err(Status::ESTALE),
+            None => Ok(()),
+        }
+    }
+
     fn stats(&self) -> Stats {
         let (buffers, with_producer, free) = self.board.buffers();
         let consumers = self.bells.iter().flatten().count();
@@ -176,6 +183,12 @@ impl Stream {
             .get(index)
             .cloned()
             .ok_or(Status::EINVAL)
+    }
+
+    /// All of its buffers.
+    #[must_use]
+    pub fn all_buffers(&self) -> Vec<Arc<Buffer>> {
+        self.lock().buffers.clone()
     }
 
     /// How it is.
@@ -272,10 +285,12 @@ impl Producer {
     /// Hands a frame over to the consumers; gives its sequence number.
     ///
     /// # Errors
-    /// [`Status::EINVAL`] for a buffer that isn't there, [`Status::EBUSY`] for one that isn't with the producer.
+    /// [`Status::EINVAL`] for a buffer that isn't there, [`Status::ESTALE`] for one that is being revoked,
+    /// [`Status::EBUSY`] for one that isn't with the producer.
     pub fn queue(&self, index: u32, timestamp_ns: u64, flags: u32) -> Result<u64, Status> {
         let (sequence, first, freed, bells) = {
             let mut state = self.stream.lock();
+            state.may_queue(index)?;
             let (sequence, first, freed) = state.board.queue(index, timestamp_ns, flags)?;
             (sequence, first, freed, Arc::clone(&state.bells))
         };
@@ -518,7 +533,7 @@ impl Streams {
             return Ok(Arc::clone(watch));
         }
         let list = Arc::downgrade(&self.list);
-        let started = Watch::start(move |now| {
+        let started = Watch::start("stream-holds", move |now| {
             let streams: Vec<_> = lock(&list.upgrade()?.by_name).values().cloned().collect();
             Some(streams.iter().filter_map(|stream| stream.expire(now)).min())
         })?;

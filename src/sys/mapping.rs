@@ -50,9 +50,18 @@ impl Mapping {
 
     /// Sets every byte to zero.
     pub fn zero(&self) {
-        // SAFETY: `base` is `len` writable bytes as long as `self` lives (mmap succeeded, only drop unmaps). Nobody
-        // has a reference to them. The memory behind it can't shrink: pools and dma-bufs have a fixed size.
-        unsafe { std::ptr::write_bytes(self.base.as_ptr().cast::<u8>(), 0, self.len) };
+        self.zero_range(0, self.len);
+    }
+
+    /// Sets the bytes from `start` to `end` to zero; what is beyond the mapping is left out.
+    pub fn zero_range(&self, start: usize, end: usize) {
+        let start = start.min(self.len);
+        let len = end.min(self.len).saturating_sub(start);
+        // SAFETY: `base` is `self.len` writable bytes as long as `self` lives (mmap succeeded, only drop unmaps), and
+        // `start + len` isn't more than that. Nobody has a reference to them. The memory behind it can't shrink: pools
+        // and dma-bufs have a fixed size, and so has an imported memfd; a page of it that can't be had is replaced
+        // (`truncation`).
+        unsafe { std::ptr::write_bytes(self.base.as_ptr().cast::<u8>().add(start), 0, len) };
     }
 }
 

@@ -3,7 +3,8 @@
 
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, open,
+    MemfdFlags, Mode, OFlags, SealFlags, SeekFrom, fcntl_add_seals, fcntl_get_seals, fstat,
+    ftruncate, open, seek,
 };
 use rustix::io;
 
@@ -77,6 +78,18 @@ pub fn reopen_read_only(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 #[must_use]
 pub fn is_read_write(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR)
+}
+
+/// The next bytes of a file that aren't a hole, from `offset` on: where they start and end. Moves the position of `fd`.
+///
+/// # Errors
+/// The kernel's.
+pub fn next_data(fd: BorrowedFd<'_>, offset: u64) -> io::Result<Option<(u64, u64)>> {
+    match seek(fd, SeekFrom::Data(offset)) {
+        Ok(start) => Ok(Some((start, seek(fd, SeekFrom::Hole(start))?))),
+        Err(io::Errno::NXIO) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Device and inode: the same for every fd of one memfd or one dma-buf, and for nothing else.

@@ -30,7 +30,7 @@ pub use inherit::{inherited_listener, read_now, set_nonblocking};
 pub use limits::raise_fd_limit;
 pub use mapping::Mapping;
 pub use memfd::{
-    NO_WRITING, SEALED, add_seals, inode, is_read_write, memfd_create, memfd_seals,
+    NO_WRITING, SEALED, add_seals, inode, is_read_write, memfd_create, memfd_seals, next_data,
     reopen_read_only, seal_for_good, seal_size,
 };
 pub use notify::notify_ready;

@@ -264,6 +264,8 @@ impl Device {
             return;
         };
         self.session.event_wake().clear();
+        // What has been taken away from the guest meanwhile can end requests.
+        self.late_replies(vrings);
         loop {
             if self.event.is_none() {
                 self.event = self.session.next_event();

@@ -2,7 +2,9 @@
 //! A host process on the broker's socket, by raw messages.
 
 use crate::daemon::{Daemon, LIMIT};
-use crate::message::{Peer, Reply, alloc_body, import_body, name, publish_body, request};
+use crate::message::{
+    Peer, Reply, alloc_body, import_body, name, publish_body, request, revoke_body,
+};
 use dmabuf_protocol::wire::{Event, OpenReply};
 use dmabuf_protocol::{OpCode, Status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -150,6 +152,13 @@ impl Client {
 
     pub fn withdraw(&mut self, buffer: &str) -> Result<(), Status> {
         let body = self.call(OpCode::Withdraw, &name(buffer))?;
+        assert!(body.is_empty());
+        Ok(())
+    }
+
+    /// REVOKE by name.
+    pub fn revoke(&mut self, buffer: &str, deadline_ms: u32) -> Result<(), Status> {
+        let body = self.call(OpCode::Revoke, &revoke_body(0, buffer, deadline_ms))?;
         assert!(body.is_empty());
         Ok(())
     }

@@ -7,6 +7,7 @@ use crate::message::{PAGE, Peer, READ_ONLY, READ_WRITE};
 use crate::vmm::FrontEnd;
 use crate::window::Answer;
 use dmabuf_protocol::Status;
+use dmabuf_protocol::wire::{EVENT_BUFFER_FREE, Event, FREE_SHARED};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use vm_memory::VolatileMemory;
@@ -129,4 +130,93 @@ fn a_dma_heap_buffer_is_read_only_by_the_vmm() {
             assert_eq!(sent, 0, "the dma-buf was never sent");
         }
     }
+}
+
+/// The next event of this kind.
+fn hears(client: &mut Client, kind: u32) -> Event {
+    loop {
+        let event = client.event();
+        if event.kind.get() == kind {
+            return event;
+        }
+    }
+}
+
+#[test]
+fn a_revoked_slot_reads_zero_and_is_kept_until_unmap() {
+    if !require(UDMABUF) {
+        return;
+    }
+    let daemon = Daemon::start(&udmabuf_pool());
+    let mut producer = Client::connect(&daemon);
+    let (reply, fd) = producer.alloc("cam", PAGE).unwrap();
+    let (own, size) = (reply.handle.get(), reply.buffer.size.get());
+    let dma_buf = File::from(fd);
+    let memory = map(&dma_buf, 0, size, true).unwrap();
+    memory.get_slice(0, 5).unwrap().copy_from(b"frame");
+    producer.publish(own, "cam/0", 0).unwrap();
+
+    let mut vm = FrontEnd::connect(&daemon, "a", Answer::IgnoresReadOnly);
+    let handle = vm.open("cam/0", READ_ONLY);
+    let slot = vm.map(handle, 0, size, READ_ONLY).unwrap();
+    let link = File::open(daemon.file("cam.pool")).unwrap();
+    let window = map(&link, slot.window_offset.get(), size, false).unwrap();
+    let mut process = Client::connect(&daemon);
+    let opened = process.try_open("cam/0", READ_ONLY, 0).unwrap();
+    let theirs = File::from(process.the_fd());
+    let mapped = map(&theirs, opened.fd_offset.get(), size, false).unwrap();
+    for seen in [&window, &mapped] {
+        assert_eq!(read(seen, 0, 5), b"frame");
+    }
+    producer.revoke("cam/0", 100).unwrap();
+    let free = hears(&mut producer, EVENT_BUFFER_FREE);
+    assert_eq!(free.value.get(), FREE_SHARED, "a pool is seen as a whole");
+    for seen in [&window, &mapped, &memory] {
+        assert_eq!(read(seen, 0, 5), [0; 5]);
+    }
+
+    // Only the VM still has something of it.
+    drop((memory, dma_buf, mapped, theirs));
+    producer.close(own).unwrap();
+    process.close(opened.handle.get()).unwrap();
+    let other = producer.alloc("cam", PAGE).unwrap();
+    assert_eq!(producer.alloc("cam", PAGE).unwrap_err(), Status::EBUSY);
+    assert_eq!(vm.close(handle), Err(Status::EBUSY));
+    vm.unmap(slot.mapping.get()).unwrap();
+    vm.close(handle).unwrap();
+    daemon.until("the slot is free", || producer.alloc("cam", PAGE).is_ok());
+    drop(other);
+}
+
+#[test]
+fn a_revoked_dma_buf_reads_zero_where_it_can_not_be_unmapped() {
+    if !require(SYSTEM) {
+        return;
+    }
+    let daemon = Daemon::start(&system_heap());
+    let mut producer = Client::connect(&daemon);
+    let (reply, fd) = producer.alloc("plain", 2 * PAGE).unwrap();
+    let own = File::from(fd);
+    let memory = map(&own, 0, 2 * PAGE, true).unwrap();
+    memory
+        .get_slice(PAGE as usize, 5)
+        .unwrap()
+        .copy_from(b"frame");
+    producer.publish(reply.handle.get(), "rw/x", 0).unwrap();
+    let mut process = Client::connect(&daemon);
+    let handle = process.open("rw/x", READ_WRITE);
+    let theirs = File::from(process.the_fd());
+    let mapped = map(&theirs, 0, 2 * PAGE, true).unwrap();
+    let mut vm = FrontEnd::connect(&daemon, "a", Answer::ListsWindow);
+    let in_vm = vm.open("rw/x", READ_WRITE);
+    let mapping = vm.map(in_vm, 0, 2 * PAGE, READ_WRITE).unwrap();
+    producer.revoke("rw/x", 0).unwrap();
+    let free = hears(&mut producer, EVENT_BUFFER_FREE);
+    assert_eq!(free.value.get(), FREE_SHARED, "a process has its fd");
+    assert_eq!(read(&mapped, PAGE, 5), [0; 5]);
+    let at = mapping.window_offset.get();
+    daemon.until("it is unmapped", || !vm.window.mapped().contains(&at));
+    process.close(handle).unwrap();
+    vm.unmap(mapping.mapping.get()).unwrap();
+    vm.close(in_vm).unwrap();
 }

@@ -44,6 +44,7 @@ mod memory;
 mod relay;
 mod relay_faults;
 mod requests;
+mod revoke;
 mod rings;
 mod static_window;
 mod streams;

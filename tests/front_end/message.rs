@@ -48,13 +48,15 @@ pub fn one_of_each() -> Vec<(OpCode, Vec<u8>)> {
             OpCode::Publish => make(publish_body(9, "t/none", 0).as_bytes()),
             OpCode::Withdraw => make(&name("t/none")),
             OpCode::HeapList => make(&[0; 8]),
+            OpCode::Revoke => make(revoke_body(0, "t/none", 0).as_bytes()),
             OpCode::StreamOpen => make(stream_open_body("t/none", wire::MODE_LATEST, 0).as_bytes()),
             OpCode::StreamClose | OpCode::StreamAcquire | OpCode::StreamReclaim => {
                 make(&9u64.to_le_bytes())
             }
-            OpCode::StreamBuffer | OpCode::StreamRelease | OpCode::StreamAdd => {
-                make(&[9u64.to_le_bytes(), [0; 8]].concat())
-            }
+            OpCode::StreamBuffer
+            | OpCode::StreamRelease
+            | OpCode::StreamAdd
+            | OpCode::StreamRevoke => make(&[9u64.to_le_bytes(), [0; 8]].concat()),
             OpCode::StreamStats => make(&[&name("t/none")[..], &[0; 8]].concat()),
             OpCode::StreamList => make(wire::ListRequest::new_zeroed().as_bytes()),
             OpCode::StreamCreate => make(stream_create_body("t/none").as_bytes()),
@@ -129,6 +131,16 @@ pub fn import_body(buffer: &str, flags: u64) -> wire::ImportRequest {
         name: name(buffer),
         flags: flags.into(),
         ..FromZeros::new_zeroed()
+    }
+}
+
+/// By handle, or with handle 0 by name.
+pub fn revoke_body(handle: u64, buffer: &str, deadline_ms: u32) -> wire::RevokeRequest {
+    wire::RevokeRequest {
+        handle: handle.into(),
+        deadline_ms: deadline_ms.into(),
+        reserved: 0.into(),
+        name: if handle == 0 { name(buffer) } else { [0; 64] },
     }
 }
 

@@ -103,6 +103,8 @@ fn refuse_malformed(peer: &mut impl Peer) {
             OpCode::Publish => &[16 + 9, 16 + 15, 16 + 136, 16 + 143],
             OpCode::Open => &[16 + 63],
             OpCode::Withdraw => &[16 + 63],
+            OpCode::Revoke => &[16 + 12, 16 + 15, 16 + 79],
+            OpCode::StreamRevoke => &[16 + 12, 16 + 15],
             OpCode::HeapList => &[20, 23],
             OpCode::StreamOpen => &[16 + 63, 16 + 76, 16 + 79],
             OpCode::StreamStats => &[16 + 63, 16 + 68, 16 + 71],
@@ -123,7 +125,7 @@ fn refuse_malformed(peer: &mut impl Peer) {
             );
         }
     }
-    for op in [0, 9, 0x12, 0x25, 0x35, 0x50, 0x8000_0001, u32::MAX] {
+    for op in [0, 9, 0x12, 0x25, 0x36, 0x4d, 0x50, 0x8000_0001, u32::MAX] {
         let reply = peer.exchange(&request(op, 3, &[0u8; 0]));
         assert_eq!(reply.status, Status::EOPNOTSUPP, "op {op:#x}");
         assert_eq!((reply.op, reply.tag), (op, 3));
@@ -324,6 +326,8 @@ pub fn producers_requests_are_not_for_virtqueues() {
                 | OpCode::Publish
                 | OpCode::Withdraw
                 | OpCode::HeapList
+                | OpCode::Revoke
+                | OpCode::StreamRevoke
                 | OpCode::StreamCreate
                 | OpCode::StreamAdd
                 | OpCode::StreamQueue

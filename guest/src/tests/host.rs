@@ -307,7 +307,7 @@ impl Host {
                 true => Ok(Vec::new()),
                 false => Err(Status::ESTALE),
             },
-            Request::Withdraw(_) => Ok(Vec::new()),
+            Request::Withdraw(_) | Request::Revoke { .. } => Ok(Vec::new()),
             Request::SyncStart { handle, .. } => {
                 self.brackets
                     .push(*self.handles.get(&handle.0).ok_or(Status::ESTALE)?);

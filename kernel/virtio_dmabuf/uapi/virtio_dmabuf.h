@@ -52,6 +52,7 @@
 #define VIRTIO_DMABUF_PUBLISH		0x32
 #define VIRTIO_DMABUF_WITHDRAW		0x33
 #define VIRTIO_DMABUF_HEAP_LIST		0x34
+#define VIRTIO_DMABUF_REVOKE		0x35
 #define VIRTIO_DMABUF_STREAM_OPEN	0x40
 #define VIRTIO_DMABUF_STREAM_CLOSE	0x41
 #define VIRTIO_DMABUF_STREAM_BUFFER	0x42
@@ -63,11 +64,14 @@
 #define VIRTIO_DMABUF_STREAM_ADD	0x49
 #define VIRTIO_DMABUF_STREAM_QUEUE	0x4a
 #define VIRTIO_DMABUF_STREAM_RECLAIM	0x4b
+#define VIRTIO_DMABUF_STREAM_REVOKE	0x4c
 
 /* Event kinds */
 #define VIRTIO_DMABUF_EVENT_ADDED	0x80000001U
 #define VIRTIO_DMABUF_EVENT_WITHDRAWN	0x80000002U
 #define VIRTIO_DMABUF_EVENT_RELEASED	0x80000003U
+#define VIRTIO_DMABUF_EVENT_REVOKED	0x80000004U
+#define VIRTIO_DMABUF_EVENT_FREE	0x80000005U
 #define VIRTIO_DMABUF_EVENT_FRAME	0x80000010U
 #define VIRTIO_DMABUF_EVENT_STREAM_WITHDRAWN	0x80000011U
 #define VIRTIO_DMABUF_EVENT_STREAM_ADDED	0x80000012U
@@ -146,6 +150,10 @@
 #define VIRTIO_DMABUF_BUFFER_STATIC	1
 /* virtio_dmabuf_{import,publish}.flags */
 #define VIRTIO_DMABUF_PUBLISH_KEEP	1
+/* virtio_dmabuf_event.value of VIRTIO_DMABUF_EVENT_FREE: others may still see the memory, as zeroes */
+#define VIRTIO_DMABUF_FREE_SHARED	1
+/* Longest virtio_dmabuf_{revoke,stream_revoke}.deadline_ms; more counts as that */
+#define VIRTIO_DMABUF_REVOKE_MAX_MS	60000
 
 #define VIRTIO_DMABUF_CONFIG_MAGIC	"VDMABUF\0"
 #define VIRTIO_DMABUF_WINDOW_MAGIC	"VDMABUFW"
@@ -335,6 +343,14 @@ struct virtio_dmabuf_heap_list_resp {
 	__le64 reserved[2];
 };
 
+/* By handle or by name; the other one is zero */
+struct virtio_dmabuf_revoke {
+	__le64 handle;
+	__le32 deadline_ms;
+	__le32 reserved;
+	__u8 name[VIRTIO_DMABUF_NAME_LEN];
+};
+
 struct virtio_dmabuf_sync {
 	__le64 handle;
 	__le32 flags;
@@ -510,6 +526,12 @@ struct virtio_dmabuf_stream_queue_resp {
 	__le64 sequence;
 };
 
+struct virtio_dmabuf_stream_revoke {
+	__le64 stream;
+	__le32 deadline_ms;
+	__le32 reserved;
+};
+
 struct virtio_dmabuf_event {
 	__le32 kind;
 	__le32 reserved;
@@ -632,12 +654,19 @@ struct virtio_dmabuf_ioc_open {
 
 /**
  * struct virtio_dmabuf_ioc_event - what read() returns, whole ones only
- * @kind: VIRTIO_DMABUF_EVENT_ADDED, _WITHDRAWN, _RELEASED or _STREAM_ADDED
+ * @kind: VIRTIO_DMABUF_EVENT_ADDED, _WITHDRAWN, _RELEASED, _REVOKED, _FREE or
+ *	  _STREAM_ADDED
  * @reserved: zero
  * @sequence: counts up by one; a gap means that events were lost, list again
  * @buffer: number of the buffer, or of the stream
- * @value: of VIRTIO_DMABUF_EVENT_RELEASED: what the consumer said; else zero
+ * @value: of VIRTIO_DMABUF_EVENT_RELEASED: what the consumer said; of
+ *	   VIRTIO_DMABUF_EVENT_REVOKED: when the host takes the buffer away, in
+ *	   milliseconds; of VIRTIO_DMABUF_EVENT_FREE: VIRTIO_DMABUF_FREE_SHARED or 0;
+ *	   else zero
  * @name: its name
+ *
+ * A buffer that is taken away is revoked by the driver a little earlier: mappings of
+ * its dma-buf raise SIGBUS, and everything else fails with EIO.
  */
 struct virtio_dmabuf_ioc_event {
 	__u32 kind;

@@ -139,6 +139,8 @@ fn rust_layouts() -> BTreeMap<String, String> {
         withdraw = WithdrawRequest { name }
         heap_list = HeapListRequest { index, reserved }
         heap_list_resp = HeapReply { name, max_size, kind, count, reserved }
+        revoke = RevokeRequest { handle, deadline_ms, reserved, name }
+        stream_revoke = StreamRevokeRequest { stream, deadline_ms, reserved }
         stream_open = StreamOpenRequest { name, mode, depth, hold_ms, reserved }
         stream_open_resp = StreamOpenReply { stream, buffers, hold_ms, max_held, reserved, id, format }
         stream = StreamRequestBody { stream }

@@ -114,6 +114,25 @@ fn fixed() -> Vec<(&'static str, Vec<u8>)> {
             .as_bytes()
             .to_vec(),
         ),
+        (
+            "event.revoked",
+            Event {
+                value: 1500.into(),
+                ..event(EVENT_BUFFER_REVOKED, 4)
+            }
+            .as_bytes()
+            .to_vec(),
+        ),
+        (
+            "event.free",
+            Event {
+                value: FREE_SHARED.into(),
+                name: [0; 64],
+                ..event(EVENT_BUFFER_FREE, 5)
+            }
+            .as_bytes()
+            .to_vec(),
+        ),
     ]
 }
 
@@ -307,6 +326,11 @@ fn producer() -> Vec<(&'static str, Vec<u8>)> {
     let withdraw = WithdrawRequest {
         name: name("front-camera/0"),
     };
+    let revoke = RevokeRequest {
+        deadline_ms: 1500.into(),
+        name: name("front-camera/0"),
+        ..FromZeros::new_zeroed()
+    };
     let which = HeapListRequest {
         index: 1.into(),
         reserved: 0.into(),
@@ -328,5 +352,6 @@ fn producer() -> Vec<(&'static str, Vec<u8>)> {
             "heap_list.reply",
             reply(OpCode::HeapList, 13, Status::OK, &heap),
         ),
+        ("revoke.request", request(OpCode::Revoke, 31, &revoke)),
     ]
 }

@@ -6,8 +6,8 @@ use crate::files;
 use crate::messages::{self, HANDLE, MAPPING, format};
 use dmabuf_protocol::request::Envelope;
 use dmabuf_protocol::{
-    Access, Enforcement, FenceUsage, Flags, Handle, MappingId, Name, OpCode, Request, Status,
-    SyncDirection,
+    Access, Enforcement, FenceUsage, Flags, Handle, MappingId, Name, OpCode, Request, RevokeTarget,
+    Status, SyncDirection,
 };
 use std::collections::BTreeSet;
 
@@ -134,6 +134,13 @@ fn every_request_has_a_file_and_parses() {
         ),
         ("withdraw", Request::Withdraw(front)),
         ("heap_list", Request::HeapList { index: 1 }),
+        (
+            "revoke",
+            Request::Revoke {
+                target: RevokeTarget::Name(front),
+                deadline_ms: 1500,
+            },
+        ),
     ];
     let expected = [&expected[..], &crate::stream_messages::parsed()].concat();
     for (file, request) in &expected {

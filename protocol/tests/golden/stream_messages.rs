@@ -199,6 +199,11 @@ fn producer() -> Vec<(&'static str, Vec<u8>)> {
     let queued = StreamQueueReply {
         sequence: SEQUENCE.into(),
     };
+    let revoke = StreamRevokeRequest {
+        stream: STREAM.into(),
+        deadline_ms: 250.into(),
+        reserved: 0.into(),
+    };
     vec![
         (
             "stream_create.request",
@@ -228,6 +233,10 @@ fn producer() -> Vec<(&'static str, Vec<u8>)> {
         (
             "stream_reclaim.reply",
             reply(OpCode::StreamReclaim, 30, Status::OK, &index),
+        ),
+        (
+            "stream_revoke.request",
+            request(OpCode::StreamRevoke, 32, &revoke),
         ),
     ]
 }
@@ -316,6 +325,13 @@ pub fn parsed() -> Vec<(&'static str, Request)> {
             },
         ),
         ("stream_reclaim", StreamRequest::Reclaim(STREAM)),
+        (
+            "stream_revoke",
+            StreamRequest::Revoke {
+                stream: STREAM,
+                deadline_ms: 250,
+            },
+        ),
     ];
     requests
         .map(|(name, request)| (name, Request::Stream(request)))

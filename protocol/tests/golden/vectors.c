@@ -158,6 +158,15 @@ static void fixed(void)
 	event.sequence = L64(3);
 	event.value = L64(RELEASE_VALUE);
 	plain("event.released", &event, sizeof(event));
+	event.kind = L32(VIRTIO_DMABUF_EVENT_REVOKED);
+	event.sequence = L64(4);
+	event.value = L64(1500);
+	plain("event.revoked", &event, sizeof(event));
+	event.kind = L32(VIRTIO_DMABUF_EVENT_FREE);
+	event.sequence = L64(5);
+	event.value = L64(VIRTIO_DMABUF_FREE_SHARED);
+	memset(event.name, 0, sizeof(event.name));
+	plain("event.free", &event, sizeof(event));
 }
 
 static void look(void)
@@ -300,6 +309,9 @@ static void producer(void)
 	};
 	struct virtio_dmabuf_publish publish = { .handle = L64(HANDLE) };
 	struct virtio_dmabuf_withdraw withdraw = { .name = "front-camera/0" };
+	struct virtio_dmabuf_revoke revoke = {
+		.deadline_ms = L32(1500), .name = "front-camera/0",
+	};
 	struct virtio_dmabuf_heap_list which = { .index = L32(1) };
 	struct virtio_dmabuf_heap_list_resp heap = {
 		.name = "camera",
@@ -317,6 +329,7 @@ static void producer(void)
 	REQUEST("withdraw.request", WITHDRAW, 12, withdraw);
 	REQUEST("heap_list.request", HEAP_LIST, 13, which);
 	REPLY("heap_list.reply", HEAP_LIST, 13, heap);
+	REQUEST("revoke.request", REVOKE, 31, revoke);
 }
 
 static void syncs(void)
@@ -524,6 +537,11 @@ static void layout(void)
 	FIELD(publish, format);
 	SIZE(withdraw);
 	FIELD(withdraw, name);
+	SIZE(revoke);
+	FIELD(revoke, handle);
+	FIELD(revoke, deadline_ms);
+	FIELD(revoke, reserved);
+	FIELD(revoke, name);
 	SIZE(heap_list);
 	FIELD(heap_list, index);
 	FIELD(heap_list, reserved);
@@ -675,6 +693,9 @@ static void stream_producer(void)
 		.index = L32(3), .flags = L32(VIRTIO_DMABUF_FRAME_FENCED),
 	};
 	struct virtio_dmabuf_stream_queue_resp queued = { .sequence = L64(SEQUENCE) };
+	struct virtio_dmabuf_stream_revoke revoke = {
+		.stream = L64(STREAM), .deadline_ms = L32(250),
+	};
 
 	set_format(&create.format);
 	request("stream_create.request", VIRTIO_DMABUF_STREAM_CREATE, 27, &create,
@@ -688,6 +709,8 @@ static void stream_producer(void)
 	request("stream_reclaim.request", VIRTIO_DMABUF_STREAM_RECLAIM, 30, &end, sizeof(end));
 	reply("stream_reclaim.reply", VIRTIO_DMABUF_STREAM_RECLAIM, 30, 0, &index,
 	      sizeof(index));
+	request("stream_revoke.request", VIRTIO_DMABUF_STREAM_REVOKE, 32, &revoke,
+		sizeof(revoke));
 }
 
 static void stream_event(const char *name, __u32 kind, __u64 sequence, __u64 about)
@@ -710,6 +733,10 @@ static void stream_events(void)
 
 static void stream_layout(void)
 {
+	SIZE(stream_revoke);
+	FIELD(stream_revoke, stream);
+	FIELD(stream_revoke, deadline_ms);
+	FIELD(stream_revoke, reserved);
 	SIZE(stream_open);
 	FIELD(stream_open, name);
 	FIELD(stream_open, mode);

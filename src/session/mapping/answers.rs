@@ -2,6 +2,7 @@
 //! How mappings go on: by what the front-end answers, by a deadline, by a reset.
 
 use super::{Mapping, Place, State, Waiter, Windows};
+use crate::buffer::Alias;
 use crate::session::{Body, Done, JobResult, MAP_DEADLINE, MapError, done};
 use dmabuf_protocol::{MappingId, Status};
 use std::time::Instant;
@@ -13,12 +14,19 @@ impl Windows {
         let id = result.mapping;
         let Ok(Mapping {
             place: Place::Dynamic { state, .. },
+            alias,
             ..
         }) = self.mappings.get_mut(id.0)
         else {
             return None;
         };
+        let revoked = alias.as_ref().is_none_or(Alias::is_revoked);
         let (asker, answer) = match (*state, result.outcome) {
+            (State::Mapping(Waiter::Request(asker, _)), Ok(())) if revoked => {
+                *state = State::Unmapping(Waiter::Late);
+                self.submit_unmap(id);
+                (Some(asker), Err(Status::ESTALE))
+            }
             (State::Mapping(Waiter::Request(asker, _)), Ok(())) => {
                 *state = State::Active;
                 (
@@ -50,7 +58,18 @@ impl Windows {
                 *state = State::Stuck;
                 (waiter.asker(), Err(Status::EIO))
             }
-            (State::Active | State::Stuck, _) => return None,
+            (State::Revoking, Ok(())) => {
+                *state = State::Revoked;
+                // The memory isn't kept for a peer that doesn't unmap.
+                *alias = None;
+                return None;
+            }
+            (State::Revoking, Err(_)) => {
+                *state = State::Stuck;
+                self.complain_of_revoked(id);
+                return None;
+            }
+            (State::Active | State::Revoked | State::Stuck, _) => return None,
         };
         self.show_inflight();
         asker.map(|asker| done(asker.token, asker.envelope, answer))
@@ -105,22 +124,33 @@ impl Windows {
     pub fn abandon(&mut self) {
         for id in self.mappings.numbers() {
             let under_way = match self.mappings.get_mut(id).map(|mapping| &mut mapping.place) {
-                Ok(Place::Dynamic { state, .. }) => {
-                    state.waiter().map(|waiter| *waiter = Waiter::Reset)
-                }
-                _ => None,
+                Ok(Place::Dynamic { state, .. }) => state.abandon(),
+                _ => false,
             };
-            if under_way.is_none() {
+            if !under_way {
                 self.remove_mapping(MappingId(id));
             }
         }
     }
 
+    fn buffer_of(&self, id: MappingId) -> Option<u64> {
+        let alias = self.mappings.get(id.0).ok()?.alias.as_ref()?;
+        Some(alias.buffer().id().0)
+    }
+
+    fn complain_of_revoked(&mut self, id: MappingId) {
+        if let Some(buffer) = self.buffer_of(id) {
+            self.complaints.warn(format_args!(
+                "peer {}: its VMM refused to unmap buffer {buffer}, which was revoked: the VM sees it as zeroes",
+                self.peer
+            ));
+        }
+    }
+
     fn complain(&mut self, id: MappingId, error: MapError) {
-        let Ok(mapping) = self.mappings.get(id.0) else {
+        let Some(buffer) = self.buffer_of(id) else {
             return;
         };
-        let buffer = mapping.alias.buffer().id().0;
         let peer = self.peer;
         match error {
             MapError::IgnoresReadOnly if !self.fail_stop => self.complaints.warn(format_args!(

@@ -6,7 +6,7 @@ use crate::buffer::Buffer;
 use crate::fence::tests::{FakeKernel, wait_for};
 use crate::session::{FenceCounts, FenceTerms, Host, Limits, Policy};
 use dmabuf_protocol::wire::*;
-use dmabuf_protocol::{Access, Enforcement, FenceUsage, OpCode, Status};
+use dmabuf_protocol::{Access, Enforcement, FenceUsage, Handle, OpCode, Status};
 use std::sync::Arc;
 use zerocopy::FromBytes;
 
@@ -47,7 +47,14 @@ pub fn opened(producer: &mut Peer, peer: &mut Peer, heap: &str, text: &str) -> (
         Access::ReadWrite
     };
     let handle = peer.open(text, access).unwrap().handle.get();
-    let buffer = Arc::clone(peer.session.handles.get(handle).unwrap().alias.buffer());
+    let buffer = Arc::clone(
+        peer.session
+            .handles
+            .held(Handle(handle))
+            .unwrap()
+            .alias
+            .buffer(),
+    );
     (handle, buffer)
 }
 
@@ -298,7 +305,14 @@ fn the_end_of_a_producer_ends_the_waits_for_its_buffers() {
     let kept = gone.alloc("dma", P).unwrap().handle.get();
     gone.publish(kept, "ro/kept", true).unwrap();
     let kept = vm.open("ro/kept", Access::ReadOnly).unwrap().handle.get();
-    let buffer = Arc::clone(vm.session.handles.get(kept).unwrap().alias.buffer());
+    let buffer = Arc::clone(
+        vm.session
+            .handles
+            .held(Handle(kept))
+            .unwrap()
+            .alias
+            .buffer(),
+    );
     let kept_signal = kernel.attach(&buffer, true);
     assert!(vm.wait(orphan, FenceUsage::Read).is_none());
     let token = vm.token();

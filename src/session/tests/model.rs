@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Any sequence of requests, answers, deadlines and resets against what must hold of a window.
+//! Any sequence of requests, answers, deadlines, resets and revocations against what must hold of a window.
 
 use super::peer::*;
-use crate::session::{MAP_DEADLINE, MapError, Policy, VmSession, WindowJob};
+use super::revoke::until_revoked;
+use crate::session::{Limits, MAP_DEADLINE, MapError, Pattern, Policy, VmSession, WindowJob};
 use dmabuf_protocol::wire::MapReply;
-use dmabuf_protocol::{Access, Enforcement};
+use dmabuf_protocol::{Access, Enforcement, Status};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ enum Step {
     },
     Expire,
     Reset,
+    /// The buffer is taken away, and another one comes.
+    Revoke,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -32,6 +35,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => prop::bool::weighted(0.2).prop_map(|refuse| Step::Answer { refuse }),
         1 => Just(Step::Expire),
         1 => Just(Step::Reset),
+        1 => Just(Step::Revoke),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -40,11 +44,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct World {
     vm: Peer,
     handle: u64,
+    producer: Peer,
+    own: u64,
     jobs: std::collections::VecDeque<WindowJob>,
     /// What the front-end has mapped: start and length.
     window: BTreeMap<u64, u64>,
     /// Mappings that the driver knows of, with start and length.
     known: Vec<(u64, u64, u64)>,
+    /// Those that were revoked and that it hasn't unmapped.
+    dead: Vec<(u64, u64, u64)>,
     /// Requests without an answer.
     open: HashSet<u64>,
     /// Mappings that were asked for since the last reset.
@@ -52,18 +60,26 @@ struct World {
 }
 
 impl World {
-    fn new(vm: Peer) -> Self {
+    fn new(vm: Peer, producer: Peer) -> Self {
         let mut world = Self {
             vm,
             handle: 0,
+            producer,
+            own: 0,
             jobs: [].into(),
             window: BTreeMap::new(),
             known: Vec::new(),
+            dead: Vec::new(),
             open: HashSet::new(),
             fresh: HashSet::new(),
         };
-        world.open_buffer();
+        world.share_buffer();
         world
+    }
+
+    fn share_buffer(&mut self) {
+        self.own = self.producer.share("dma", PAGES * P, "b");
+        self.open_buffer();
     }
 
     fn open_buffer(&mut self) {
@@ -76,6 +92,14 @@ impl World {
                 match self.vm.map(self.handle, 0, pages * P, Access::ReadWrite) {
                     None => drop(self.open.insert(self.vm.token())),
                     Some(answer) => drop(answer.unwrap_err()),
+                }
+            }
+            Step::Unmap(choice) if !self.dead.is_empty() && choice % 2 == 0 => {
+                let (mapping, ..) = self.dead.swap_remove(choice / 2 % self.dead.len());
+                match self.vm.unmap(mapping) {
+                    None => drop(self.open.insert(self.vm.token())),
+                    // It was undone already, or is stuck.
+                    Some(answer) => assert!(matches!(answer, Ok(()) | Err(Status::ESTALE))),
                 }
             }
             Step::Unmap(choice) if !self.known.is_empty() => {
@@ -96,9 +120,19 @@ impl World {
                 self.vm.session.reset();
                 self.window.clear();
                 self.known.clear();
+                self.dead.clear();
                 self.open.clear();
                 self.fresh.clear();
                 self.open_buffer();
+            }
+            Step::Revoke => {
+                self.producer.revoke("b", 0).unwrap();
+                until_revoked(&mut self.vm, self.handle);
+                self.dead.append(&mut self.known);
+                // It goes when it has no mappings.
+                let _ = self.vm.close(self.handle);
+                self.producer.close(self.own).unwrap();
+                self.share_buffer();
             }
         }
         let jobs = self.vm.jobs();
@@ -123,6 +157,8 @@ impl World {
             Some(_) => {
                 let overlaps =
                     |(start, len): (&u64, &u64)| *start < end && job.window_offset < start + len;
+                let dead = self.dead.iter().map(|(_, start, len)| (start, len));
+                assert!(!dead.into_iter().any(overlaps), "other memory: {job:?}");
                 assert!(
                     !self.window.iter().any(overlaps),
                     "{job:?} over {:?}",
@@ -173,6 +209,7 @@ impl World {
             self.step(&Step::Answer { refuse: false });
         }
         assert_eq!(self.vm.session.counts(), (1, 0));
+        assert!(self.vm.late.is_empty());
         let reply = self.vm.mapped(self.handle, PAGES * P, Access::ReadWrite);
         assert_eq!(reply.window_offset.get(), 0);
     }
@@ -184,10 +221,13 @@ proptest! {
     #[test]
     fn a_window_never_overlaps_and_never_leaks(steps in steps()) {
         let (host, _) = host(1);
-        let mut producer = producer(&host);
-        producer.share("dma", PAGES * P, "b");
+        let limits = Limits { bytes: u64::MAX, handles: 4000, buffers: 4000, ..policy().limits };
+        let publish = vec![Pattern::new("*").unwrap()];
+        let allocate = vec!["dma".to_owned()];
+        let producer = Peer::client(&host, Policy { limits, publish, allocate, ..policy() });
         let grants = vec![buffers("b", Access::ReadWrite, Enforcement::Derived)];
-        let mut world = World::new(Peer::vm(&host, Policy { grants, ..policy() }, PAGES, &[]));
+        let vm = Peer::vm(&host, Policy { grants, ..policy() }, PAGES, &[]);
+        let mut world = World::new(vm, producer);
         for step in &steps {
             world.step(step);
             world.check();

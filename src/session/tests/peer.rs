@@ -368,6 +368,33 @@ impl Peer {
         self.call(OpCode::Withdraw, &request).map(drop)
     }
 
+    /// REVOKE by name.
+    pub fn revoke(&mut self, text: &str, deadline_ms: u32) -> Result<(), Status> {
+        let request = RevokeRequest {
+            deadline_ms: deadline_ms.into(),
+            name: name(text).to_wire(),
+            ..FromZeros::new_zeroed()
+        };
+        self.call(OpCode::Revoke, &request).map(drop)
+    }
+
+    /// REVOKE by handle.
+    pub fn revoke_handle(&mut self, handle: u64, deadline_ms: u32) -> Result<(), Status> {
+        let request = RevokeRequest {
+            handle: handle.into(),
+            deadline_ms: deadline_ms.into(),
+            ..FromZeros::new_zeroed()
+        };
+        self.call(OpCode::Revoke, &request).map(drop)
+    }
+
+    /// Does what a transport does when the session was woken.
+    pub fn heed(&mut self) {
+        self.session.wake().clear();
+        let late = self.session.settle();
+        self.late.extend(late);
+    }
+
     /// Allocates and publishes a buffer; returns its handle.
     pub fn share(&mut self, heap: &str, size: u64, text: &str) -> u64 {
         let handle = self.alloc(heap, size).unwrap().handle.get();

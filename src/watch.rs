@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The thread that ends holds whose time is over, for all streams of a daemon.
+//! A thread that ends what is over, when it is: holds of frames for all streams, revocations for all buffers.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -20,14 +20,15 @@ struct State {
 }
 
 impl Watch {
-    /// Starts the thread. `expire` ends what is over and says when the next one is; `None` ends the thread.
+    /// Starts a thread of this name. `expire` ends what is over and says when the next one is; `None` ends the thread.
     pub fn start(
+        name: &str,
         expire: impl Fn(Instant) -> Option<Option<Instant>> + Send + 'static,
     ) -> std::io::Result<Arc<Self>> {
         let watch = Arc::new(Self::default());
         let own = Arc::clone(&watch);
         thread::Builder::new()
-            .name("stream-holds".to_owned())
+            .name(name.to_owned())
             .spawn(move || {
                 while own.wait() {
                     let Some(next) = expire(Instant::now()) else {
