@@ -6,8 +6,11 @@
  * are given back by a work item after the last user has gone: whoever closes a
  * dma-buf shall not wait for the host.
  *
- * When the window or the session behind a buffer goes away the buffer is
- * revoked: user mappings raise SIGBUS, everything else is an error.
+ * When the window or the session behind a buffer goes away, or the host takes it
+ * away, the buffer is revoked: user mappings raise SIGBUS, everything else is an
+ * error. Devices of the guest that have its pages already, and kernel mappings,
+ * can't be made to let go: until they do, its range of the window is kept, so that
+ * they never see another buffer there.
  */
 #include <linux/dma-buf.h>
 #include <linux/fcntl.h>
@@ -34,6 +37,24 @@ static bool vdmabuf_revoked(struct vdmabuf_buffer *buf)
 	revoked = buf->revoked;
 	up_read(&buf->lock);
 	return revoked;
+}
+
+/* One more that can't be made to let go. False: it has been revoked. */
+static bool vdmabuf_use(struct vdmabuf_buffer *buf)
+{
+	bool revoked;
+
+	down_read(&buf->lock);
+	revoked = buf->revoked;
+	if (!revoked)
+		atomic_inc(&buf->users);
+	up_read(&buf->lock);
+	return !revoked;
+}
+
+static void vdmabuf_unuse(struct vdmabuf_buffer *buf)
+{
+	atomic_dec(&buf->users);
 }
 
 static pgprot_t vdmabuf_pgprot(const struct vdmabuf_buffer *buf, pgprot_t prot)
@@ -117,10 +138,15 @@ static int vdmabuf_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	/* The linear map has cached memory only. */
 	if (!buf->win->vaddr || buf->caching != VIRTIO_DMABUF_CACHE_CACHED)
 		return -EOPNOTSUPP;
-	if (vdmabuf_revoked(buf))
+	if (!vdmabuf_use(buf))
 		return -EIO;
 	iosys_map_set_vaddr(map, buf->win->vaddr + buf->offset);
 	return 0;
+}
+
+static void vdmabuf_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	vdmabuf_unuse(dmabuf->priv);
 }
 
 /* Devices of the guest */
@@ -147,11 +173,12 @@ static struct sg_table *vdmabuf_map(struct dma_buf_attachment *attach,
 
 	if (!buf->writable && dir != DMA_TO_DEVICE)
 		return ERR_PTR(-EACCES);
-	if (vdmabuf_revoked(buf))
+	if (!vdmabuf_use(buf))
 		return ERR_PTR(-EIO);
+	err = -ENOMEM;
 	sgt = kzalloc(sizeof(*sgt), GFP_KERNEL);
 	if (!sgt)
-		return ERR_PTR(-ENOMEM);
+		goto unuse;
 	err = sg_alloc_table(sgt, DIV_ROUND_UP_ULL(left, part), GFP_KERNEL);
 	if (err)
 		goto free;
@@ -169,6 +196,8 @@ free_table:
 	sg_free_table(sgt);
 free:
 	kfree(sgt);
+unuse:
+	vdmabuf_unuse(buf);
 	return ERR_PTR(err);
 }
 
@@ -178,6 +207,7 @@ static void vdmabuf_unmap_sgt(struct dma_buf_attachment *attach, struct sg_table
 	dma_unmap_sgtable(attach->dev, sgt, dir, 0);
 	sg_free_table(sgt);
 	kfree(sgt);
+	vdmabuf_unuse(attach->dmabuf->priv);
 }
 
 /* Sync */
@@ -205,7 +235,7 @@ static int vdmabuf_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_directio
 
 static int vdmabuf_buffer_unmap(struct vdmabuf_buffer *buf)
 {
-	if (!test_and_clear_bit(0, &buf->mapped))
+	if (!test_and_clear_bit(VDMABUF_HELD_MAPPING, &buf->held))
 		return 0;
 	return vdmabuf_unmap(buf->vd, buf->session, buf->mapping);
 }
@@ -215,7 +245,8 @@ static void vdmabuf_release_work(struct work_struct *work)
 	struct vdmabuf_buffer *buf = container_of(work, struct vdmabuf_buffer, release);
 
 	/* If the host can't be told, the handle ends with the session. */
-	if (!vdmabuf_buffer_unmap(buf))
+	if (!vdmabuf_buffer_unmap(buf) &&
+	    test_and_clear_bit(VDMABUF_HELD_HANDLE, &buf->held))
 		vdmabuf_close(buf->vd, buf->session, buf->handle);
 	vdmabuf_window_put(buf->win);
 	put_device(&buf->vd->dev);
@@ -245,6 +276,7 @@ static void vdmabuf_release(struct dma_buf *dmabuf)
 static const struct dma_buf_ops vdmabuf_ops = {
 	VDMABUF_OPS,
 	.vmap = vdmabuf_vmap,
+	.vunmap = vdmabuf_vunmap,
 };
 
 /* dma_buf_vmap() takes an error of the operation for a bug, but not its absence. */
@@ -330,7 +362,7 @@ static bool vdmabuf_take_mapping(struct vdmabuf_device *vd, u64 *session, u64 *m
 	mutex_lock(&vdmabuf_lock);
 	list_for_each_entry(buf, &vdmabuf_buffers, node) {
 		if (buf->vd != vd || !uuid_is_null(&buf->win->uuid) ||
-		    !test_and_clear_bit(0, &buf->mapped))
+		    !test_and_clear_bit(VDMABUF_HELD_MAPPING, &buf->held))
 			continue;
 		*session = buf->session;
 		*mapping = buf->mapping;
@@ -351,6 +383,64 @@ void vdmabuf_buffers_unmap(struct vdmabuf_device *vd)
 
 	while (vdmabuf_take_mapping(vd, &session, &mapping))
 		vdmabuf_unmap(vd, session, mapping);
+}
+
+/* What a buffer holds on the host */
+struct vdmabuf_held {
+	u64 session;
+	u64 handle;
+	u64 mapping;
+	bool mapped;
+};
+
+/* Finds a revoked buffer that nobody uses, and takes over what it holds. */
+static bool vdmabuf_take_handle(struct vdmabuf_device *vd, u64 id,
+				struct vdmabuf_held *taken)
+{
+	struct vdmabuf_buffer *buf;
+	bool found = false;
+
+	mutex_lock(&vdmabuf_lock);
+	list_for_each_entry(buf, &vdmabuf_buffers, node) {
+		if (buf->vd != vd || buf->id != id || !buf->revoked ||
+		    atomic_read(&buf->users) ||
+		    !test_and_clear_bit(VDMABUF_HELD_HANDLE, &buf->held))
+			continue;
+		taken->mapped = test_and_clear_bit(VDMABUF_HELD_MAPPING, &buf->held);
+		taken->session = buf->session;
+		taken->mapping = buf->mapping;
+		taken->handle = buf->handle;
+		found = true;
+		break;
+	}
+	mutex_unlock(&vdmabuf_lock);
+	return found;
+}
+
+/**
+ * vdmabuf_buffers_take - revokes the dma-bufs of a buffer of the host, and gives back
+ *			  what they hold there
+ * @vd: the device
+ * @id: the buffer's number on the host
+ *
+ * What a device of this guest still uses is given back with its dma-buf.
+ *
+ * Context: process context, may sleep.
+ */
+void vdmabuf_buffers_take(struct vdmabuf_device *vd, u64 id)
+{
+	struct vdmabuf_buffer *buf;
+	struct vdmabuf_held taken;
+
+	mutex_lock(&vdmabuf_lock);
+	list_for_each_entry(buf, &vdmabuf_buffers, node)
+		if (buf->vd == vd && buf->id == id)
+			vdmabuf_revoke(buf);
+	mutex_unlock(&vdmabuf_lock);
+
+	while (vdmabuf_take_handle(vd, id, &taken))
+		if (!taken.mapped || !vdmabuf_unmap(vd, taken.session, taken.mapping))
+			vdmabuf_close(vd, taken.session, taken.handle);
 }
 
 /**

@@ -40,6 +40,8 @@ static void vdmabuf_event_take(struct vdmabuf_device *vd,
 	case VIRTIO_DMABUF_EVENT_ADDED:
 	case VIRTIO_DMABUF_EVENT_WITHDRAWN:
 	case VIRTIO_DMABUF_EVENT_RELEASED:
+	case VIRTIO_DMABUF_EVENT_REVOKED:
+	case VIRTIO_DMABUF_EVENT_FREE:
 	case VIRTIO_DMABUF_EVENT_STREAM_ADDED:
 		break;
 	default:
@@ -51,6 +53,8 @@ static void vdmabuf_event_take(struct vdmabuf_device *vd,
 	out.buffer = le64_to_cpu(event.buffer);
 	out.value = le64_to_cpu(event.value);
 	memcpy(out.name, event.name, sizeof(out.name));
+	if (out.kind == VIRTIO_DMABUF_EVENT_REVOKED)
+		vdmabuf_revoke_announced(vd, out.buffer, out.value);
 	vdmabuf_chardev_event(vd, &out);
 }
 

@@ -132,6 +132,7 @@ static int vdmabuf_probe(struct virtio_device *vdev)
 	vdmabuf_control_init(vd);
 	vdmabuf_fence_init(vd);
 	vdmabuf_streams_init(vd);
+	vdmabuf_revoke_init(vd);
 	INIT_WORK(&vd->config_work, vdmabuf_config_work);
 	vdmabuf_read_config(vdev, &config);
 	import_uuid(&vd->uuid, config.uuid);

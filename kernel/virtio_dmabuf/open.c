@@ -122,12 +122,13 @@ static int vdmabuf_map_whole(struct vdmabuf_buffer *buf, u32 *enforcement)
 		return err;
 	}
 	buf->mapping = le64_to_cpu(map.mapping);
-	set_bit(0, &buf->mapped);
+	set_bit(VDMABUF_HELD_MAPPING, &buf->held);
 	buf->win = vdmabuf_reply_window(buf->vd, &map);
 	if (buf->win && vdmabuf_reply_fits(buf, &map)) {
 		buf->offset = le64_to_cpu(map.window_offset);
 		buf->caching = le32_to_cpu(map.caching);
 		*enforcement = le32_to_cpu(map.enforcement);
+		set_bit(VDMABUF_HELD_HANDLE, &buf->held);
 		return 0;
 	}
 	if (buf->win) {
@@ -162,6 +163,7 @@ struct dma_buf *vdmabuf_buffer_make(struct vdmabuf_device *vd, u64 session,
 	if (!buf)
 		goto close;
 	buf->handle = handle;
+	buf->id = le64_to_cpu(open->buffer.id);
 	buf->size = le64_to_cpu(open->buffer.size);
 	buf->writable = want->access == VIRTIO_DMABUF_RDWR;
 	buf->fd_flags = want->fd_flags;

@@ -57,6 +57,7 @@ void vdmabuf_session_stop(struct vdmabuf_device *vd)
 {
 	vdmabuf_control_close(vd);
 	vdmabuf_streams_stop(vd);
+	vdmabuf_revoke_stop(vd);
 	vdmabuf_buffers_revoke(vd, NULL);
 	vdmabuf_buffers_unmap(vd);
 	vdmabuf_control_settle(vd);

@@ -10,6 +10,7 @@
  * session.c  sessions: begin, use, end
  * open.c     OPEN and MAP: from a name to a mapped alias
  * buffer.c   aliases as dma-bufs
+ * revoke.c   buffers that the host takes away
  * heap.c     the host's heaps as dma-heaps; their names are kept by virtio_dmabuf_heaps.ko
  * sync.c     CPU access to them, brought to the host
  * fence.c    fences of the host, brought to them
@@ -31,6 +32,7 @@
 #ifndef _VDMABUF_H
 #define _VDMABUF_H
 
+#include <linux/atomic.h>
 #include <linux/cdev.h>
 #include <linux/completion.h>
 #include <linux/device.h>
@@ -130,6 +132,9 @@ struct vdmabuf_queue {
  * @pulse: asks the device now and then whether it is there, while there are streams
  * @event_bufs: VDMABUF_EVENTS buffers for the event queue
  * @stream_events: events of this session that were for ends of streams
+ * @revocations: buffers that the host will take away; under vq_lock
+ * @num_revocations: how many
+ * @revoke_work: takes them away here
  * @client_lock: for @clients and what is queued in them, and for the fields that follow
  * @clients: open files of the character device
  * @streams: ends of streams
@@ -166,6 +171,9 @@ struct vdmabuf_device {
 	struct delayed_work pulse;
 	struct virtio_dmabuf_event *event_bufs;
 	u64 stream_events;
+	struct list_head revocations;
+	u32 num_revocations;
+	struct delayed_work revoke_work;
 
 	spinlock_t client_lock;
 	struct list_head clients;
@@ -173,15 +181,20 @@ struct vdmabuf_device {
 	u32 stream_count;
 };
 
+/* Bits of vdmabuf_buffer.held */
+#define VDMABUF_HELD_MAPPING	0
+#define VDMABUF_HELD_HANDLE	1
+
 /**
  * struct vdmabuf_buffer - a dma-buf of ours
  * @node: in the list of all buffers; under vdmabuf_lock
  * @vd: its device, with a reference
  * @win: its window, with a reference
+ * @id: the buffer's number on the host
  * @session: session of @handle and @mapping
  * @handle: the alias on the host
  * @mapping: its mapping on the host
- * @mapped: bit 0: @mapping has to be given back; whoever clears it does that
+ * @held: VDMABUF_HELD_* bits: what has to be given back; whoever clears one does that
  * @offset: where it starts in the window
  * @size: bytes
  * @writable: the alias is read-write
@@ -190,6 +203,7 @@ struct vdmabuf_device {
  * @exporter: its exporter's name, which stays
  * @lock: guards @revoked; held for reading while page table entries are made
  * @revoked: its memory must not be touched any more
+ * @users: devices and kernel mappings of this guest that use it all the same
  * @dmabuf: the dma-buf
  * @release: gives mapping and handle back
  */
@@ -197,10 +211,11 @@ struct vdmabuf_buffer {
 	struct list_head node;
 	struct vdmabuf_device *vd;
 	struct vdmabuf_window *win;
+	u64 id;
 	u64 session;
 	u64 handle;
 	u64 mapping;
-	unsigned long mapped;
+	unsigned long held;
 	u64 offset;
 	u64 size;
 	bool writable;
@@ -209,6 +224,7 @@ struct vdmabuf_buffer {
 	const char *exporter;
 	struct rw_semaphore lock;
 	bool revoked;
+	atomic_t users;
 	struct dma_buf *dmabuf;
 	struct work_struct release;
 };
@@ -377,6 +393,12 @@ struct vdmabuf_buffer *vdmabuf_buffer_get(struct vdmabuf_device *vd, int fd);
 void vdmabuf_buffers_revoke(struct vdmabuf_device *vd,
 			    struct vdmabuf_window *win);
 void vdmabuf_buffers_unmap(struct vdmabuf_device *vd);
+void vdmabuf_buffers_take(struct vdmabuf_device *vd, u64 id);
+
+/* revoke.c */
+void vdmabuf_revoke_announced(struct vdmabuf_device *vd, u64 buffer, u64 ms);
+void vdmabuf_revoke_stop(struct vdmabuf_device *vd);
+void vdmabuf_revoke_init(struct vdmabuf_device *vd);
 
 /* sync.c */
 int vdmabuf_sync_start(struct vdmabuf_buffer *buf, enum dma_data_direction dir);
