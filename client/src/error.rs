@@ -150,6 +150,9 @@ const fn advice(request: OpCode, status: Status) -> &'static str {
             OpCode::SyncStart | OpCode::SyncEnd | OpCode::FenceWait | OpCode::FenceQuery,
             Status::EACCES,
         ) => "The alias is read-only: it can be waited for and bracketed for reading",
+        (OpCode::Revoke, Status::EACCES) => {
+            "Only the client that has made a buffer can revoke it, and it must be allowed to publish the name"
+        }
         (_, Status::EACCES) => {
             "This client may not do that: its [[client]] entry in the daemon's configuration must allow the name or heap"
         }
@@ -185,8 +188,13 @@ const fn advice(request: OpCode, status: Status) -> &'static str {
             "This client consumes as many streams as it may: see max-consumers in the daemon's configuration"
         }
         (_, Status::EDQUOT) => "The quota of this client is used up: withdraw or close buffers",
+        (OpCode::Revoke | OpCode::StreamRevoke, Status::EOPNOTSUPP) => {
+            "Its memory is sealed against writing, so that nobody can set it to zero: withdraw it, or take such buffers from a udmabuf pool or a heap"
+        }
         (_, Status::EOPNOTSUPP) => "The daemon doesn't offer this request on its socket",
-        (_, Status::ESTALE) => "The handle was closed or its buffer withdrawn: open it again",
+        (_, Status::ESTALE) => {
+            "The handle was closed, or its buffer withdrawn or revoked: open it again"
+        }
         (_, Status::EIO) => "The host failed to do it: see the daemon's log",
         _ => "See the daemon's log",
     }

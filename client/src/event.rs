@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Events: buffers that this process may open come and go, its own are released.
+//! Events: buffers that this process may open come and go, its own are released, others are
+//! taken away.
 //!
 //! They arrive on the socket at any time, between replies too; `connection` puts them into the queue here, and
 //! [`crate::Client::next_event`] takes them out.
@@ -7,6 +8,7 @@
 use crate::error::{Error, Result};
 use dmabuf_protocol::{BufferId, Name, wire};
 use std::collections::VecDeque;
+use std::time::Duration;
 use zerocopy::FromBytes;
 
 /// Most events kept for a process that doesn't ask for them. The oldest go first, which shows as [`Event::lost`].
@@ -29,6 +31,16 @@ pub enum EventKind {
         /// What peer and producer have agreed on: the number of a frame, say.
         value: u64,
     },
+    /// A buffer that this process has an alias of is taken away: its alias ends, and its bytes will be zero.
+    Revoked {
+        /// Time until then, from when the daemon has sent this.
+        within: Duration,
+    },
+    /// A buffer that this peer has revoked is gone from everybody else.
+    Free {
+        /// Others may still see its memory, which is zero: by fds that they had, or in a VM that didn't let go.
+        shared: bool,
+    },
 }
 
 /// One event.
@@ -38,7 +50,7 @@ pub struct Event {
     pub kind: EventKind,
     /// To which buffer.
     pub buffer: BufferId,
-    /// Its name. A buffer that was withdrawn can be released, too, and has none.
+    /// Its name. A buffer that isn't published can be released and revoked, too, and has none.
     pub name: Option<Name>,
     /// Number of the event in this connection, from 1.
     pub sequence: u64,
@@ -70,6 +82,12 @@ impl EventQueue {
             wire::EVENT_BUFFER_RELEASED => EventKind::Released {
                 value: event.value.get(),
             },
+            wire::EVENT_BUFFER_REVOKED => EventKind::Revoked {
+                within: Duration::from_millis(event.value.get()),
+            },
+            wire::EVENT_BUFFER_FREE => EventKind::Free {
+                shared: event.value.get() & wire::FREE_SHARED != 0,
+            },
             wire::EVENT_FRAME | wire::EVENT_STREAM_WITHDRAWN | wire::EVENT_STREAM_FREE => {
                 EventKind::Stream
             }
@@ -77,7 +95,11 @@ impl EventQueue {
             _ => return Ok(()),
         };
         let name = match kind {
-            EventKind::Released { .. } if event.name == [0; 64] => None,
+            EventKind::Released { .. } | EventKind::Revoked { .. } | EventKind::Free { .. }
+                if event.name == [0; 64] =>
+            {
+                None
+            }
             _ => Some(
                 Name::from_wire(event.name)
                     .map_err(|_| Error::Protocol("an event with a malformed name"))?,

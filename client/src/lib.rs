@@ -20,7 +20,8 @@
 //! | [`alias`] | [`Alias`] and [`Allocation`]: a buffer this process holds, mapped and synced from here |
 //! | [`buffer`] | [`BufferInfo`]: what the daemon says of a buffer, checked |
 //! | [`mapping`] | [`Mapping`] and [`MappingMut`]: the bytes of a buffer, with copies in and out and no references |
-//! | [`event`] | [`Event`]: buffers that come and go, or are released |
+//! | [`event`] | [`Event`]: buffers that come and go, are released, or are taken away |
+//! | `revoke` | buffers that this process takes away from everybody |
 //! | [`fence`] | [`FenceWait`]: waiting for fences with an fd to poll; brackets, releases, holds |
 //! | [`picture`] | fourccs and plane layouts |
 //! | [`still`] | one frame as a PNG file |
@@ -44,6 +45,7 @@ pub mod fence;
 pub mod mapping;
 pub mod memory;
 pub mod picture;
+mod revoke;
 pub mod share;
 pub mod source;
 pub mod still;

@@ -15,8 +15,11 @@ pub struct Event {
     pub change: Change,
     /// The buffer's or stream's number; for [`Change::Frame`] and [`Change::StreamEnded`] that of the consumer.
     pub subject: u64,
-    /// The buffer's or stream's name.
-    pub name: Name,
+    /// Of [`Change::Revoked`]: milliseconds until it is taken away; of [`Change::Free`]: 0, or
+    /// [`dmabuf_protocol::wire::FREE_SHARED`].
+    pub value: u64,
+    /// The buffer's or stream's name; a buffer that is revoked needn't have one.
+    pub name: Option<Name>,
     /// Events before this one were lost: LIST again.
     pub lost: bool,
 }
@@ -28,12 +31,23 @@ pub enum Change {
     Added,
     /// A buffer was withdrawn. Handles and mappings of it stay valid.
     Withdrawn,
+    /// A buffer of which this device has a handle is taken away: UNMAP and CLOSE, and don't touch it after
+    /// [`Event::value`] milliseconds.
+    Revoked,
+    /// The revocation of a buffer of this device is complete.
+    Free,
     /// A stream was created.
     StreamAdded,
     /// A frame is ready for this consumer, after there was none.
     Frame,
     /// This consumer's stream has ended.
     StreamEnded,
+}
+
+impl Change {
+    const fn may_be_nameless(self) -> bool {
+        matches!(self, Self::Revoked | Self::Free)
+    }
 }
 
 /// The queue, always full of buffers for the device to write to.
@@ -93,17 +107,22 @@ impl<H: Hal> Events<H> {
         let change = match event.kind.get() {
             wire::EVENT_BUFFER_ADDED => Change::Added,
             wire::EVENT_BUFFER_WITHDRAWN => Change::Withdrawn,
+            wire::EVENT_BUFFER_REVOKED => Change::Revoked,
+            wire::EVENT_BUFFER_FREE => Change::Free,
             wire::EVENT_STREAM_ADDED => Change::StreamAdded,
             wire::EVENT_FRAME => Change::Frame,
             wire::EVENT_STREAM_WITHDRAWN => Change::StreamEnded,
             _ => return Ok(None),
         };
-        let Ok(name) = Name::from_wire(event.name) else {
-            return Err(Error::Protocol("an event's name"));
+        let name = match Name::from_wire(event.name) {
+            Ok(name) => Some(name),
+            Err(_) if change.may_be_nameless() && event.name == [0; 64] => None,
+            Err(_) => return Err(Error::Protocol("an event's name")),
         };
         Ok(Some(Event {
             change,
             subject: event.buffer.get(),
+            value: event.value.get(),
             name,
             lost: core::mem::take(&mut self.lost),
         }))

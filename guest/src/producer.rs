@@ -82,6 +82,21 @@ impl<H: Hal, T: Transport, W: Windows, P: Platform> Device<H, T, W, P> {
         reply::empty(reply.body()?)
     }
 
+    /// REVOKE: takes a buffer of [`Self::alloc`] away from everybody else, within `deadline_ms`. [`crate::Change::Free`] tells
+    /// that this is complete.
+    ///
+    /// # Errors
+    /// As all requests: see [`Error`].
+    pub fn revoke(&mut self, alias: &Alias, deadline_ms: u32) -> Result<()> {
+        let request = wire::RevokeRequest {
+            handle: alias.handle.0.into(),
+            deadline_ms: deadline_ms.into(),
+            ..wire::RevokeRequest::new_zeroed()
+        };
+        let reply = self.call(OpCode::Revoke, &request)?;
+        reply::empty(reply.body()?)
+    }
+
     /// WITHDRAW: takes a published buffer off the list. What others have opened stays valid.
     ///
     /// # Errors

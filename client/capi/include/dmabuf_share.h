@@ -96,6 +96,12 @@ int dmabuf_consumer_release(struct dmabuf_consumer *consumer, uint64_t sequence)
 int dmabuf_producer_create(const char *socket, const char *stream, const char *heap,
 			   uint32_t buffers, size_t size,
 			   struct dmabuf_producer **producer);
+/*
+ * Ends the stream, and takes its buffers away from everybody who has them:
+ * within deadline_ms, 60000 at most. Their bytes are zero then. Close the
+ * producer afterwards. -EOPNOTSUPP: the heap's memory is sealed; the stream goes on.
+ */
+int dmabuf_producer_revoke(struct dmabuf_producer *producer, uint32_t deadline_ms);
 /* Ends the stream. NULL is allowed. */
 void dmabuf_producer_close(struct dmabuf_producer *producer);
 /* An fd to poll for POLLIN after dmabuf_producer_reclaim() said -EAGAIN. */

@@ -500,3 +500,21 @@ pub unsafe extern "C" fn dmabuf_producer_reclaim(
     };
     status(reclaim())
 }
+
+/// See `dmabuf_share.h`.
+///
+/// # Safety
+/// NULL, or what [`dmabuf_producer_create`] gave.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dmabuf_producer_revoke(
+    producer: *mut CProducer,
+    deadline_ms: u32,
+) -> c_int {
+    let revoke = || -> std::result::Result<(), Failure> {
+        // SAFETY: the caller's promise.
+        let this = unsafe { object(producer) }?;
+        let deadline = Duration::from_millis(deadline_ms.into());
+        Ok(this.producer.revoke(&mut this.client, deadline)?)
+    };
+    status(revoke())
+}

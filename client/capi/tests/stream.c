@@ -76,6 +76,9 @@ int main(int argc, char **argv)
 	EXPECT(dmabuf_consumer_wait(consumer, frame.sequence, 5000) == 0);
 	EXPECT(dmabuf_consumer_release(consumer, frame.sequence) == 0);
 	EXPECT(!dmabuf_producer_pixels(producer, 2, NULL));
+	/* Slots of a memfd pool that are all published are sealed. */
+	EXPECT(dmabuf_producer_revoke(producer, 100) == -EOPNOTSUPP);
+	EXPECT(dmabuf_producer_revoke(NULL, 0) == -EINVAL);
 	dmabuf_producer_close(producer);
 	EXPECT(dmabuf_consumer_next(consumer, 5000, &frame) == -ENODEV);
 	dmabuf_consumer_close(consumer);

@@ -14,7 +14,7 @@ use zerocopy::little_endian::{U32, U64};
 /// The end of a stream that queues frames. Dropping its connection ends the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Producer {
-    number: u64,
+    pub(crate) number: u64,
     id: u64,
 }
 

@@ -2,9 +2,11 @@
 //! `dmabufctl` and `test-pattern` as a user runs them.
 
 use crate::daemon::Daemon;
+use dmabuf_client::{Access, EventKind, Status};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
@@ -164,6 +166,61 @@ fn a_buffer_is_held_until_stdin_ends() {
     );
     watch.end();
     assert!(ctl_fails(&daemon, &["read", "t/a", "0", "4"]).contains("ENOENT"));
+}
+
+#[test]
+fn a_buffer_is_taken_back() {
+    let daemon = Daemon::start();
+    let mut client = daemon.connect();
+    let memory = memory();
+    client.import("t/rw/x", memory.as_fd(), None, true).unwrap();
+    let alias = client.open("t/rw/x", Access::ReadWrite).unwrap();
+    let mut mapping = alias.map_mut().unwrap();
+    mapping.write(0, b"secret").unwrap();
+    let said = ctl(&daemon, &["revoke", "t/rw/x", "--deadline", "50"]);
+    assert_eq!(
+        said.trim(),
+        "t/rw/x is revoked; others may still see its memory, as zeroes"
+    );
+    let mut bytes = [1; 6];
+    alias.map().unwrap().read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [0; 6]);
+    assert!(ctl_fails(&daemon, &["read", "t/rw/x", "0", "4"]).contains("ENOENT"));
+    let derived = client.derive(&alias, Access::ReadOnly).unwrap_err();
+    assert_eq!(derived.status(), Some(Status::ESTALE));
+    let kinds: Vec<_> = std::iter::from_fn(|| client.next_event().unwrap())
+        .map(|event| event.kind)
+        .collect();
+    let told = |kind: &EventKind| matches!(kind, EventKind::Revoked { .. });
+    assert!(kinds.iter().any(told), "{kinds:?}");
+    assert!(
+        kinds.contains(&EventKind::Free { shared: true }),
+        "{kinds:?}"
+    );
+    client.close(alias).unwrap();
+    assert!(ctl_fails(&daemon, &["revoke", "t/rw/x"]).contains("ENOENT"));
+    ctl(
+        &daemon,
+        &[
+            "alloc", "--heap", "frames", "--size", "4K", "--name", "t/a", "--keep",
+        ],
+    );
+    ctl(
+        &daemon,
+        &[
+            "alloc", "--heap", "frames", "--size", "4K", "--name", "t/b", "--keep",
+        ],
+    );
+    assert!(ctl_fails(&daemon, &["revoke", "t/a"]).contains("sealed against writing"));
+}
+
+/// Memory that can be written as long as it lives.
+fn memory() -> std::os::fd::OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = memfd_create("revoked", flags).unwrap();
+    rustix::fs::ftruncate(&fd, 8192).unwrap();
+    fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
+    fd
 }
 
 #[test]

@@ -213,7 +213,8 @@ fn events(device: &mut Device<'_>, count: u32, out: &mut Serial) -> Result<(), F
             Change::Withdrawn => "withdrawn",
             _ => continue,
         };
-        writeln!(out, "{change} {}", event.name)?;
+        let Some(name) = event.name else { continue };
+        writeln!(out, "{change} {name}")?;
         left -= 1;
     }
     Ok(())

@@ -29,7 +29,7 @@ fn come_in_order() {
         assert_eq!(got.change == Change::Added, sequence % 2 == 1);
         assert_eq!(
             (got.subject, got.name),
-            ((1 + sequence % 12), name_of(1 + sequence % 12))
+            ((1 + sequence % 12), Some(name_of(1 + sequence % 12)))
         );
         assert!(!got.lost);
         assert_eq!(
@@ -79,4 +79,21 @@ fn wrong_ones_are_errors_and_later_ones_come() {
     let got = device.event().unwrap().unwrap();
     assert_eq!((got.subject, got.lost), ((7), true));
     assert_eq!(host.borrow().event_buffers.len(), 8);
+}
+
+#[test]
+fn a_buffer_that_is_taken_away_need_not_have_a_name() {
+    let host = Host::new();
+    let mut device = start(&host).unwrap();
+    let mut revoked = event(wire::EVENT_BUFFER_REVOKED, 1, 4);
+    revoked.name = [0; 64];
+    revoked.value = 250.into();
+    host.borrow_mut().event(revoked.as_bytes());
+    host.borrow_mut()
+        .event(event(wire::EVENT_BUFFER_FREE, 2, 4).as_bytes());
+    let got = device.event().unwrap().unwrap();
+    assert_eq!((got.change, got.subject), (Change::Revoked, 4));
+    assert_eq!((got.value, got.name), (250, None));
+    let got = device.event().unwrap().unwrap();
+    assert_eq!((got.change, got.name), (Change::Free, Some(name_of(4))));
 }

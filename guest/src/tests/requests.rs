@@ -197,6 +197,7 @@ fn allocates_and_publishes() {
     let name = Name::new("mine/0").unwrap();
     device.publish(&alias, name, false, None).unwrap();
     device.withdraw(name).unwrap();
+    device.revoke(&alias, 100).unwrap();
     device.close(&alias).unwrap();
     let stale = device.publish(&alias, name, true, None);
     assert_eq!(stale, Err(Error::Refused(Status::ESTALE)));

@@ -3,7 +3,8 @@
 
 use crate::show::line;
 use dmabuf_client::{
-    Access, Alias, BufferInfo, Client, Error, EventKind, FenceUsage, Mapping, Name, Result, Status,
+    Access, Alias, BufferInfo, Client, Error, Event, EventKind, FenceUsage, Mapping, Name, Result,
+    Status,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
@@ -115,6 +116,24 @@ pub fn write(client: &mut Client, name: &str, offset: u64, bytes: &[u8]) -> Resu
     mapping.write(usize::try_from(offset).unwrap_or(usize::MAX), bytes)
 }
 
+/// Waits for an event.
+pub fn next_event(client: &mut Client) -> Result<Event> {
+    loop {
+        if let Some(event) = client.next_event()? {
+            return Ok(event);
+        }
+        match poll(&mut [PollFd::new(&client.as_fd(), PollFlags::IN)], None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(source) => {
+                return Err(Error::System {
+                    what: "waiting for events",
+                    source,
+                });
+            }
+        }
+    }
+}
+
 /// One line per event. It ends with the daemon, so there is no time limit.
 pub fn events(client: &mut Client, count: Option<u64>, out: &mut impl Write) -> Result<()> {
     // Whoever reads this line knows that no later event is missed.
@@ -122,17 +141,7 @@ pub fn events(client: &mut Client, count: Option<u64>, out: &mut impl Write) -> 
     line(out, format_args!("watching as {}", info.peer))?;
     let mut seen = 0;
     while count.is_none_or(|count| seen < count) {
-        let Some(event) = client.next_event()? else {
-            match poll(&mut [PollFd::new(&client.as_fd(), PollFlags::IN)], None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => continue,
-                Err(source) => {
-                    return Err(Error::System {
-                        what: "waiting for events",
-                        source,
-                    });
-                }
-            }
-        };
+        let event = next_event(client)?;
         if event.lost > 0 {
             line(out, format_args!("lost {}", event.lost))?;
         }
@@ -145,6 +154,16 @@ pub fn events(client: &mut Client, count: Option<u64>, out: &mut impl Write) -> 
             EventKind::Withdrawn => line(out, format_args!("withdrawn {name} {id}"))?,
             EventKind::Released { value } => {
                 line(out, format_args!("released {name} {id} {value}"))?;
+            }
+            EventKind::Revoked { within } => {
+                line(
+                    out,
+                    format_args!("revoked {name} {id} {}", within.as_millis()),
+                )?;
+            }
+            EventKind::Free { shared } => {
+                let seen = if shared { " shared" } else { "" };
+                line(out, format_args!("free {name} {id}{seen}"))?;
             }
         }
         seen += 1;

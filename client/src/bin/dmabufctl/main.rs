@@ -57,6 +57,14 @@ enum Command {
         /// The buffer
         name: String,
     },
+    /// Take a published buffer away from everybody who has it open; its bytes are zero then
+    Revoke {
+        /// The buffer
+        name: String,
+        /// Milliseconds that they get to let go of it, up to 60000
+        #[arg(long, value_name = "MS", default_value_t = 1000)]
+        deadline: u32,
+    },
     /// CRC-32 (zlib's) of a buffer
     Crc {
         /// The buffer
@@ -240,6 +248,9 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<()> {
         Command::Alloc(alloc) => produce::alloc(client, alloc, out),
         Command::Import(import) => produce::import(client, import, out),
         Command::Withdraw { name } => client.withdraw(name),
+        Command::Revoke { name, deadline } => {
+            produce::revoke(client, name, Duration::from_millis((*deadline).into()), out)
+        }
         Command::Crc { name, size } => consume::crc(client, name, *size, out),
         Command::Read { name, offset, size } => consume::read(client, name, *offset, *size, out),
         Command::Dump { name, file, size } => consume::dump(client, name, file, *size),

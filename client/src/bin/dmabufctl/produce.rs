@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `alloc` and `import`: buffers that this process brings into being, and holds when asked to.
+//! `alloc`, `import` and `revoke`: buffers that this process brings into being, holds when asked to, and takes back.
 
+use crate::consume::next_event;
 use crate::show::line;
 use crate::{AllocArguments, ImportArguments};
 use dmabuf_client::memory::{inherited, sealed_copy};
-use dmabuf_client::{Access, Allocation, Client, Error, MappingMut, Result};
+use dmabuf_client::{Access, Allocation, Client, Error, EventKind, MappingMut, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -74,6 +75,29 @@ pub fn import(
     };
     client.import(&arguments.name, memory.as_fd(), None, arguments.keep)?;
     finish(client, &arguments.name, arguments.keep, None, out)
+}
+
+/// Takes a buffer away from everybody, and waits until that is done: a few seconds after the deadline at most.
+pub fn revoke(
+    client: &mut Client,
+    name: &str,
+    deadline: Duration,
+    out: &mut impl Write,
+) -> Result<()> {
+    client.revoke(name, deadline)?;
+    loop {
+        let event = next_event(client)?;
+        if let EventKind::Free { shared } = event.kind
+            && event.name.is_some_and(|it| it.as_str() == name)
+        {
+            let seen = if shared {
+                "; others may still see its memory, as zeroes"
+            } else {
+                ""
+            };
+            return line(out, format_args!("{name} is revoked{seen}"));
+        }
+    }
 }
 
 /// Says that the buffer is there, and stays with it unless the daemon keeps it.
