@@ -44,6 +44,21 @@ int guarded_copy(void *to, const void *from, size_t len)
 	return 0;
 }
 
+int guarded_load(const volatile uint32_t *from, uint32_t *value)
+{
+	struct sigaction action = { .sa_handler = fault };
+
+	sigaction(SIGBUS, &action, NULL);
+	if (sigsetjmp(on_fault, 1)) {
+		guarded = 0;
+		return -EFAULT;
+	}
+	guarded = 1;
+	*value = *from;
+	guarded = 0;
+	return 0;
+}
+
 const char *errno_name(int err)
 {
 	const char *name = strerrorname_np(err < 0 ? -err : err);

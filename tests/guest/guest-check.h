@@ -12,6 +12,7 @@
  * fence.c     those about fences and sync
  * storm.c     those of them that do many things at a time
  * stream*.c   streams: see stream.h
+ * revoked.c   buffers that the host takes away while they are read
  */
 #ifndef GUEST_CHECK_H
 #define GUEST_CHECK_H
@@ -51,6 +52,9 @@ int buffer_dump(const struct buffer *buf, const char *path, uint64_t len);
 /* Copies, though either side may raise SIGBUS or SIGSEGV. */
 int guarded_copy(void *to, const void *from, size_t len);
 
+/* Loads 32 bits, though that may raise SIGBUS. */
+int guarded_load(const volatile uint32_t *from, uint32_t *value);
+
 uint32_t crc32(uint32_t crc, const void *data, size_t len);
 
 /* Where the results of checks go. */
@@ -59,6 +63,9 @@ void negative(report_fn *report, void *arg);
 /* Leaves @buf open and usable; it may have been opened anew. */
 void attack(int dev, struct buffer *buf, report_fn *report, void *arg);
 void attack_pci(int dev, struct buffer *buf, report_fn *report, void *arg);
+
+/* What is read of two buffers until both are gone: see revoked.c. */
+int revoked(int dev, char **args, report_fn *report);
 
 int lockstep(const char *port);
 /* What a command answers, after `ok`. */

@@ -258,6 +258,25 @@ static void cmd_capture(char **args)
 	getchar();
 }
 
+/* A buffer of the host that a device of the guest doesn't let go of, until stdin ends. */
+static void cmd_pin(char **args)
+{
+	int dev = device_open(O_RDWR), err;
+	struct buffer buf;
+
+	if (dev < 0)
+		die("no device", dev);
+	err = buffer_open(dev, args[1], true, &buf);
+	if (err)
+		die(args[1], err);
+	err = video_pin(args[0], buf.fd);
+	if (err)
+		die(args[0], err);
+	puts("pinned");
+	fflush(stdout);
+	getchar();
+}
+
 static const struct command {
 	const char *name;
 	int count;
@@ -267,6 +286,7 @@ static const struct command {
 	{ "contract", 2, "HEAP QUOTA", cmd_contract },
 	{ "cycles", 3, "HEAP SIZE COUNT", cmd_cycles },
 	{ "hold", 2, "HEAP SIZE", cmd_hold },
+	{ "pin", 2, "VIDEO-IN NAME", cmd_pin },
 	{ "capture", 4, "HEAP VIDEO-IN VIDEO-OUT PREFIX", cmd_capture },
 };
 

@@ -23,6 +23,8 @@ int heap_alloc(int heap, uint64_t len, uint32_t fd_flags, int *fd);
 int video_capture(const char *device, int heap, int *fds, struct picture *picture);
 /* Gives each of them to an output device. */
 int video_output(const char *device, const int *fds, const struct picture *picture);
+/* Leaves a buffer with a device, which keeps the kernel's mapping of it. */
+int video_pin(const char *device, int fd);
 int video_publish(int fd, const char *name, const struct picture *picture);
 
 #endif

@@ -163,6 +163,28 @@ static void cmd_write(char **args)
 		die("write", err);
 }
 
+/* Keeps a buffer open and mapped until stdin ends. */
+static void cmd_keep(char **args)
+{
+	struct buffer buf = opened(args[0], access_arg(args[1]));
+	uint32_t crc;
+	int err = buffer_crc(&buf, buf.size, &crc);
+
+	if (err)
+		die("crc", err);
+	printf("%08x\n", crc);
+	fflush(stdout);
+	getchar();
+}
+
+static void cmd_revoked(char **args)
+{
+	int err = revoked(device(), args, report);
+
+	if (err)
+		die(args[0], err);
+}
+
 static void cmd_attack(char **args)
 {
 	struct buffer buf = opened(args[0], false);
@@ -229,6 +251,8 @@ static const struct command {
 	{ "dump", 2, 3, "NAME FILE [LEN]", cmd_dump },
 	{ "read", 2, 2, "NAME OFFSET", cmd_read },
 	{ "write", 3, 3, "NAME OFFSET HEXBYTE", cmd_write },
+	{ "keep", 2, 2, "NAME ro|rw", cmd_keep },
+	{ "revoked", 6, 6, "NAME-RW HEXWORD NAME-RO HEXWORD FILE-READING FILE-END", cmd_revoked },
 	{ "attack", 1, 1, "NAME", cmd_attack },
 	{ "stream-list", 0, 0, "", cmd_stream_list },
 	{ "stream-stats", 1, 1, "NAME", cmd_stream_stats },

@@ -112,6 +112,24 @@ int video_output(const char *device, const int *fds, const struct picture *pictu
 	return err;
 }
 
+int video_pin(const char *device, int fd)
+{
+	struct v4l2_requestbuffers request = {
+		.count = 1,
+		.type = V4L2_BUF_TYPE_VIDEO_CAPTURE,
+		.memory = V4L2_MEMORY_DMABUF,
+	};
+	int dev = open(device, O_RDWR | O_NONBLOCK | O_CLOEXEC), err;
+	struct picture picture;
+
+	if (dev < 0)
+		return -errno;
+	err = set_format(dev, V4L2_BUF_TYPE_VIDEO_CAPTURE, &picture);
+	if (!err && ioctl(dev, VIDIOC_REQBUFS, &request))
+		err = -errno;
+	return err ?: queue(dev, V4L2_BUF_TYPE_VIDEO_CAPTURE, 0, fd, &picture);
+}
+
 int video_publish(int fd, const char *name, const struct picture *picture)
 {
 	struct virtio_dmabuf_ioc_publish publish = {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::bed::{self, Programs, Ready};
 use crate::modules;
@@ -263,23 +263,13 @@ fn lands(route: &str, attacker: &str, name: &str) -> bool {
         .any(|(r, a, names)| (*r, *a) == (route, attacker) && names.contains(&name))
 }
 
+/// The hostile kernel of a guest.
+pub const GUEST_MODULE: &str = "tests/guest/attack_module";
+
 /// Adds the programs and the guest's module that only this needs.
 pub fn prepare(ready: &mut Ready) -> Result<()> {
-    let program = modules::build_program("tests/host/attack")?;
-    let module = modules::build_module("tests/guest/attack_module")?;
-    for built in [program, module] {
-        let Some(products) = built.products else {
-            bail!("{} does not build:\n{}", built.name, built.log);
-        };
-        for product in products {
-            if product.extension().is_some() {
-                ready.modules.push(product);
-            } else {
-                ready.programs.push(product);
-            }
-        }
-    }
-    Ok(())
+    ready.add(modules::build_program("tests/host/attack")?)?;
+    ready.add(modules::build_module(GUEST_MODULE)?)
 }
 
 /// Runs all attacks; the checks, those of single cells and of routes.

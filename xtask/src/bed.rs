@@ -102,6 +102,23 @@ pub struct Ready {
     pub host_tests: Vec<PathBuf>,
 }
 
+impl Ready {
+    /// Adds programs and modules that not every run needs.
+    pub fn add(&mut self, built: modules::Built) -> Result<()> {
+        let Some(products) = built.products else {
+            bail!("{} does not build:\n{}", built.name, built.log);
+        };
+        for product in products {
+            if product.extension().is_some() {
+                self.modules.push(product);
+            } else {
+                self.programs.push(product);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Where the project's programs come from.
 pub enum Programs {
     /// There are none in the bed.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::demo::DEMO;
 use crate::fences;
 use crate::plan::BedKind;
+use crate::revoke;
 use crate::scenario::Scenario;
 
 const BOTH: &[BedKind] = &[BedKind::Flat, BedKind::Nested];
@@ -29,6 +30,7 @@ pub const ALL: &[Scenario] = &[
     fences::SCENARIO,
     GUEST_HEAP,
     HOT_PLUG,
+    revoke::SCENARIO,
 ];
 
 const SMOKE: Scenario = Scenario {

@@ -19,7 +19,8 @@ use crate::packages;
 use crate::plan::BedKind;
 use crate::process::{head, tail};
 use crate::project::{self, PAYLOAD, cargo};
-use crate::scenario::{self, Line};
+use crate::revoke;
+use crate::scenario::{self, Line, Scenario};
 use crate::tally::Tally;
 use crate::tree;
 
@@ -213,11 +214,12 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let prepared = bed::prepare(&Programs::Build).and_then(|mut ready| {
         ready.host_tests = project::build_tests()?;
         ready.host_tests.extend(project::build_payload()?);
-        if runs
-            .iter()
-            .any(|(_, scenario, _)| scenario.name == fences::SCENARIO.name)
-        {
+        let runs = |wanted: &Scenario| runs.iter().any(|(_, it, _)| it.name == wanted.name);
+        if runs(&fences::SCENARIO) {
             fences::prepare(&mut ready)?;
+        }
+        if runs(&revoke::SCENARIO) {
+            revoke::prepare(&mut ready)?;
         }
         let _lock = CacheLock::take()?;
         ready.guest_programs.push(kernel_source::heap_test()?);

@@ -56,16 +56,7 @@ pub const SCENARIO: Scenario = Scenario {
 
 /// Adds what only this needs: the program, and the exporter it tries the module with.
 pub fn prepare(ready: &mut Ready) -> Result<()> {
-    for built in built()? {
-        for product in products(built)? {
-            if product.extension().is_some() {
-                ready.modules.push(product);
-            } else {
-                ready.programs.push(product);
-            }
-        }
-    }
-    Ok(())
+    built()?.into_iter().try_for_each(|built| ready.add(built))
 }
 
 fn built() -> Result<[Built; 2]> {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::bed::Ready;
 use crate::modules;
@@ -62,20 +62,6 @@ pub const SCENARIO: Scenario = Scenario {
 
 /// Adds what only this needs: the producer with fences, and a source of fences that fail.
 pub fn prepare(ready: &mut Ready) -> Result<()> {
-    for built in [
-        modules::build_program("tests/host/fence_source")?,
-        modules::build_module("tests/host/error_fence")?,
-    ] {
-        let Some(products) = built.products else {
-            bail!("{} does not build:\n{}", built.name, built.log);
-        };
-        for product in products {
-            if product.extension().is_some() {
-                ready.modules.push(product);
-            } else {
-                ready.programs.push(product);
-            }
-        }
-    }
-    Ok(())
+    ready.add(modules::build_program("tests/host/fence_source")?)?;
+    ready.add(modules::build_module("tests/host/error_fence")?)
 }

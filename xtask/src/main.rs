@@ -45,6 +45,7 @@ mod printer;
 mod process;
 mod project;
 mod report;
+mod revoke;
 mod run_directory;
 mod scenario;
 mod shell;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * A hostile guest kernel: writes to the window of a PCI device behind the
- * driver's back, each time it is loaded, in one way:
+ * driver's back, each time it is loaded, in one way; or reads it ("peek"):
  *
  *	ioremap, ioremap_wc	uncached and write-combining mappings
  *	memremap		a cached mapping
@@ -9,7 +9,10 @@
  *	dma			a page of the window as the target of a read of
  *				the file "from", by a paravirtual device
  *
- * Every page from "first" on is written to. The log says "attack_window: METHOD:
+ *	peek			32-bit loads; counts what is "want", zero, all
+ *				ones, and anything else
+ *
+ * Every page from "first" on is written to, or read. The log says "attack_window: METHOD:
  * OUTCOME"; loading always fails, so that nothing has to be unloaded.
  */
 #include <linux/bvec.h>
@@ -32,6 +35,8 @@ static ulong first;
 module_param(first, ulong, 0);
 static ulong pages = 64;
 module_param(pages, ulong, 0);
+static uint want;
+module_param(want, uint, 0);
 
 #define EVIL	0xa5a5a5a5a5a5a5a5ULL
 
@@ -117,6 +122,34 @@ static int by_dma(phys_addr_t start, u64 len)
 	return landed;
 }
 
+static int peek(phys_addr_t start, u64 len)
+{
+	unsigned int wanted = 0, zeroes = 0, ones = 0, others = 0;
+	/* Cached, as the driver has it: the kernel refuses another kind of mapping. */
+	void *map = memremap(start, len, MEMREMAP_WB);
+	u64 found = len;
+
+	if (!map)
+		return -ENOMEM;
+	for (u64 at = 0; at < len; at += PAGE_SIZE) {
+		u32 value = READ_ONCE(*(u32 *)(map + at));
+
+		if (value == want) {
+			found = min(found, at);
+			wanted++;
+		} else if (!value) {
+			zeroes++;
+		} else if (value == U32_MAX) {
+			ones++;
+		} else {
+			others++;
+		}
+	}
+	memunmap(map);
+	pr_info("attack_window: peeked: %llu %u %u %u %u\n", found, wanted, zeroes, ones, others);
+	return 0;
+}
+
 static int __init attack_window_init(void)
 {
 	struct pci_dev *dev = pci_get_device(0x1af4, device, NULL);
@@ -139,6 +172,8 @@ static int __init attack_window_init(void)
 		landed = by_direct(start, len);
 	else if (!strcmp(method, "dma"))
 		landed = by_dma(start, len);
+	else if (!strcmp(method, "peek"))
+		landed = peek(start, len);
 	if (landed < 0)
 		pr_info("attack_window: %s: refused %pe\n", method, ERR_PTR(landed));
 	else
