@@ -19,7 +19,8 @@ set -euo pipefail
 usage() {
 	cat <<-'EOF'
 	usage: run-vm.sh [--socket SOCKET] [--pool LINK]... [options] [-- QEMU-ARGUMENT...]
-	  --socket SOCKET   the VM's vhost-user socket (`socket-path` of its [[vm]]); without it the VM has no dmabuf device
+	  --socket SOCKET   the VM's vhost-user socket (`socket-path` of its [[vm]]); without it the VM has no dmabuf device,
+                    and with several of them several devices
 	  --pool LINK       map this static pool read-only (repeat for more pools)
 	  --hotplug         put the dmabuf device where it can be unplugged
 	  --accel kvm|tcg   how to run the CPUs (default: kvm if /dev/kvm can be opened, else tcg)
@@ -30,16 +31,16 @@ usage() {
 }
 die() { echo "run-vm.sh: $*" >&2; exit 2; }
 
-socket='' bus='' pools=() accel='' memory=1G cpus=2 qemu=qemu-system-x86_64
+sockets=() hotplug='' pools=() accel='' memory=1G cpus=2 qemu=qemu-system-x86_64
 while (($#)); do
 	case $1 in
 	-h | --help) usage; exit 0 ;;
 	--) shift; break ;;
-	--hotplug) bus=',bus=dmabuf-port'; shift ;;
+	--hotplug) hotplug=yes; shift ;;
 	--socket | --pool | --accel | --memory | --cpus | --qemu)
 		(($# >= 2)) || die "$1 needs a value"
 		case $1 in
-		--socket) socket=$2 ;;
+		--socket) sockets+=("$2") ;;
 		--pool) pools+=("$2") ;;
 		--accel) accel=$2 ;;
 		--memory) memory=$2 ;;
@@ -66,16 +67,20 @@ arguments=(
 	-machine "q35,memory-backend=ram" -accel "$accel" -cpu "$cpu" -smp "$cpus" -m "$memory"
 	-object "memory-backend-memfd,id=ram,size=$memory,share=on"
 )
-if [[ -n $socket ]]; then
+number=
+for socket in "${sockets[@]}"; do
 	[[ -S $socket ]] || die "$socket is no socket: start vhost-device-dmabuf first, and give the socket-path of this VM"
-	if [[ -n $bus ]]; then
-		arguments+=(-device "pcie-root-port,id=dmabuf-port,chassis=37")
+	bus=
+	if [[ -n $hotplug ]]; then
+		bus=",bus=dmabuf-port$number"
+		arguments+=(-device "pcie-root-port,id=dmabuf-port$number,chassis=$((37 + number))")
 	fi
 	arguments+=(
-		-chardev "socket,id=dmabuf,path=$socket"
-		-device "vhost-user-test-device-pci,virtio-id=37,num_vqs=3,vq_size=1024,config_size=64,chardev=dmabuf,id=dmabuf$bus"
+		-chardev "socket,id=dmabuf$number,path=$socket"
+		-device "vhost-user-test-device-pci,virtio-id=37,num_vqs=3,vq_size=1024,config_size=64,chardev=dmabuf$number,id=dmabuf$number$bus"
 	)
-fi
+	number=$((number + 1))
+done
 number=0
 for pool in "${pools[@]}"; do
 	size=$(stat -L -c %s -- "$pool") ||

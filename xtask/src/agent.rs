@@ -142,8 +142,7 @@ impl Agent {
             directory: Path::new(paths::RUN).join("guest"),
             console: Path::new(paths::RUN).join("log/guest-console.log"),
             qemu_log: Path::new(paths::RUN).join("log/guest-qemu.log"),
-            socket: None,
-            pools: Vec::new(),
+            vms: Vec::new(),
             link: Path::new(paths::RUN).join("link.sock"),
             initrd: io.join("guest.img"),
         };
@@ -151,17 +150,19 @@ impl Agent {
             let config = io.join("config.toml");
             let text =
                 fs::read_to_string(&config).context("can't read the daemon's configuration")?;
-            let vm = VmConfig::from_config(&text, None)?;
-            options.socket = Some(vm.socket);
-            options.pools = vm.pools;
+            options.vms = if plan.machine.all_devices {
+                VmConfig::all(&text)?
+            } else {
+                vec![VmConfig::from_config(&text, None)?]
+            };
             self.daemon = Some(daemon::start(&config, &self.events, Event::DaemonEnded)?);
             if plan.host_start.is_none() {
-                pools::fill(&options.pools)?;
+                pools::fill(&options.pools())?;
             }
         }
         if let Some(command) = &plan.host_start {
             self.host(&plan).start_before_guest(command)?;
-            pools::wait(&options.pools)?;
+            pools::wait(&options.pools())?;
         }
         let mut early_input = Vec::new();
         self.console = Some(options.console.clone());

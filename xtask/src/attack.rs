@@ -14,7 +14,7 @@ use anyhow::Result;
 use crate::bed::{self, Programs, Ready};
 use crate::modules;
 use crate::paths;
-use crate::plan::BedKind;
+use crate::plan::{BedKind, Machine};
 use crate::report::{Check, Report};
 use crate::scenario::{self, Line, Scenario};
 
@@ -26,6 +26,7 @@ pub const ATTACK: Scenario = Scenario {
     host: Some(include_str!("../scenarios/attack-host.sh")),
     guest: Some(include_str!("../scenarios/attack-guest.sh")),
     config: Some(include_str!("../scenarios/attack.toml")),
+    machine: Machine::USUAL,
     required: &[
         "buffers",
         "guest_ready",

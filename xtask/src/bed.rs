@@ -18,11 +18,12 @@ use crate::lock::CacheLock;
 use crate::modules;
 use crate::packages;
 use crate::paths;
-use crate::plan::{BedKind, GuestTask};
+use crate::plan::{BedKind, GuestTask, Machine};
 use crate::process::{privileged, tail};
 use crate::project;
 use crate::run_directory::{RunDirectory, fill};
-use crate::tree;
+use crate::test_packages;
+use crate::tree::{self, Kernel};
 
 /// From the start until the agent runs, which in the nested bed is the boot of the host VM.
 const AGENT_LIMIT: Duration = Duration::from_secs(180);
@@ -52,6 +53,8 @@ pub struct Request {
     pub config: Option<PathBuf>,
     /// The same as text.
     pub config_text: Option<String>,
+    /// The guest's machine.
+    pub machine: Machine,
     /// Start the daemon.
     pub daemon: bool,
     /// The time limit of the commands.
@@ -73,6 +76,7 @@ impl Request {
             guest: GuestTask::Idle,
             config: None,
             config_text: None,
+            machine: Machine::USUAL,
             daemon: true,
             timeout: Duration::from_secs(300),
             boot_limit: Duration::from_secs(180),
@@ -96,6 +100,8 @@ pub struct Ready {
     pub programs: Vec<PathBuf>,
     /// Kernel modules.
     pub modules: Vec<PathBuf>,
+    /// The same for guests with the older kernel: see [`prepare_older`].
+    pub older_modules: Vec<PathBuf>,
     /// The guest's test programs.
     pub guest_programs: Vec<PathBuf>,
     /// Programs that only scenarios run, from the host side: tests, as `cargo test` builds them, and the payload.
@@ -139,14 +145,23 @@ pub fn prepare(programs: &Programs) -> Result<Ready> {
     let _lock = CacheLock::take()?;
     packages::install_missing()?;
     tree::ensure()?;
-    initramfs::ensure()?;
-    let (modules, guest_programs) = modules::for_bed()?;
+    initramfs::ensure(Kernel::Bed)?;
     Ok(Ready {
         programs,
-        modules,
-        guest_programs,
+        modules: modules::for_bed(Kernel::Bed)?,
+        older_modules: Vec::new(),
+        guest_programs: modules::guest_programs()?,
         host_tests: Vec::new(),
     })
+}
+
+/// Adds what guests with the older kernel need.
+pub fn prepare_older(ready: &mut Ready) -> Result<()> {
+    let _lock = CacheLock::take()?;
+    test_packages::ensure()?;
+    initramfs::ensure(Kernel::Older)?;
+    ready.older_modules = modules::for_bed(Kernel::Older)?;
+    Ok(())
 }
 
 /// Runs a bed. `input` is handed the way to the guest's shell; `happening` hears what happens.

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::bed::{self, Programs};
 use crate::paths;
-use crate::plan::BedKind;
+use crate::plan::{BedKind, Machine};
 use crate::process;
 use crate::project;
 use crate::report::{Check, Report};
@@ -40,6 +40,7 @@ const FENCES: Scenario = Scenario {
     host: Some(include_str!("../scenarios/bench-fences-host.sh")),
     guest: Some(include_str!("../scenarios/bench-fences-guest.sh")),
     config: Some(include_str!("../scenarios/bench-fences.toml")),
+    machine: Machine::USUAL,
     required: &[],
     limit: Duration::from_secs(300),
 };

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::demo::DEMO;
 use crate::fences;
-use crate::plan::BedKind;
+use crate::plan::{BedKind, Machine};
 use crate::revoke;
 use crate::scenario::Scenario;
+use crate::tree::Kernel;
 
 const BOTH: &[BedKind] = &[BedKind::Flat, BedKind::Nested];
 const FRAMES: Option<&str> = Some(include_str!("../scenarios/frames-before.sh"));
@@ -31,6 +32,7 @@ pub const ALL: &[Scenario] = &[
     GUEST_HEAP,
     HOT_PLUG,
     revoke::SCENARIO,
+    OLDER_KERNEL,
 ];
 
 const SMOKE: Scenario = Scenario {
@@ -40,6 +42,7 @@ const SMOKE: Scenario = Scenario {
     host: Some(include_str!("../scenarios/smoke-host.sh")),
     guest: Some(include_str!("../scenarios/smoke-guest.sh")),
     config: None,
+    machine: Machine::USUAL,
     required: &[
         "daemon_runs",
         "broker_socket",
@@ -60,6 +63,7 @@ const KILLED_VM: Scenario = Scenario {
     host: Some(include_str!("../scenarios/killed-vm-host.sh")),
     guest: LOCKSTEP,
     config: None,
+    machine: Machine::USUAL,
     required: &[
         "round_1_reads",
         "round_1_released",
@@ -85,6 +89,7 @@ const KILLED_PRODUCER: Scenario = Scenario {
     host: Some(include_str!("../scenarios/killed-producer-host.sh")),
     guest: LOCKSTEP,
     config: None,
+    machine: Machine::USUAL,
     required: &[
         "frame_read",
         "frame_name_gone",
@@ -106,6 +111,7 @@ const KILLED_DAEMON: Scenario = Scenario {
     host: Some(include_str!("../scenarios/killed-daemon-host.sh")),
     guest: Some(include_str!("../scenarios/killed-daemon-guest.sh")),
     config: None,
+    machine: Machine::USUAL,
     required: &[
         "request_ends",
         "next_request_ends",
@@ -133,6 +139,7 @@ const DRIVER_LIFECYCLE: Scenario = Scenario {
     host: Some(include_str!("../scenarios/driver-lifecycle-host.sh")),
     guest: Some(include_str!("../scenarios/driver-lifecycle-guest.sh")),
     config: None,
+    machine: Machine::USUAL,
     required: &[
         "rmmod_while_node_open",
         "rmmod_while_buffers_open",
@@ -154,6 +161,7 @@ const TWO_VMS: Scenario = Scenario {
     host: Some(include_str!("../scenarios/two-vms-host.sh")),
     guest: LOCKSTEP,
     config: Some(include_str!("../scenarios/two-vms.toml")),
+    machine: Machine::USUAL,
     required: &[
         "first_reads_its_own",
         "first_reads_the_pool",
@@ -180,6 +188,7 @@ const BROKER_PER_VM: Scenario = Scenario {
     host: Some(include_str!("../scenarios/broker-per-vm-host.sh")),
     guest: None,
     config: Some(include_str!("../scenarios/broker-per-vm.toml")),
+    machine: Machine::USUAL,
     required: &[
         "unknown_user_refused",
         "first_uid",
@@ -213,6 +222,7 @@ const HEAPS: Scenario = Scenario {
     host: Some(include_str!("../scenarios/heaps-host.sh")),
     guest: LOCKSTEP,
     config: Some(include_str!("../scenarios/heaps.toml")),
+    machine: Machine::USUAL,
     required: &[
         "huge_pages_used",
         "huge_pool_read",
@@ -231,6 +241,7 @@ const STREAMS: Scenario = Scenario {
     host: Some(include_str!("../scenarios/streams-host.sh")),
     guest: None,
     config: None,
+    machine: Machine::USUAL,
     required: &[
         "stream_is_there",
         "frames_per_second",
@@ -256,6 +267,7 @@ const GUEST_STREAMS: Scenario = Scenario {
     host: Some(include_str!("../scenarios/guest-streams-host.sh")),
     guest: Some(include_str!("../scenarios/guest-streams-guest.sh")),
     config: Some(include_str!("../scenarios/guest-streams.toml")),
+    machine: Machine::USUAL,
     required: &[
         "list",
         "guest_fifo_right",
@@ -310,6 +322,7 @@ const BARE_METAL: Scenario = Scenario {
     host: Some(include_str!("../scenarios/bare-metal-host.sh")),
     guest: None,
     config: Some(include_str!("../scenarios/bare-metal.toml")),
+    machine: Machine::USUAL,
     required: &[
         "payload_done",
         "recognised",
@@ -344,6 +357,7 @@ const GUEST_HEAP: Scenario = Scenario {
     host: Some(include_str!("../scenarios/guest-heap-host.sh")),
     guest: Some(include_str!("../scenarios/guest-heap-guest.sh")),
     config: None,
+    machine: Machine::USUAL,
     required: &[
         "heap_node",
         "selftests",
@@ -375,6 +389,7 @@ const HOT_PLUG: Scenario = Scenario {
     host: Some(include_str!("../scenarios/hot-plug-host.sh")),
     guest: Some(include_str!("../scenarios/hot-plug-guest.sh")),
     config: Some(include_str!("../scenarios/hot-plug.toml")),
+    machine: Machine::USUAL,
     required: &[
         "load_cycles",
         "killed",
@@ -388,4 +403,34 @@ const HOT_PLUG: Scenario = Scenario {
         "all_released",
     ],
     limit: Duration::from_secs(600),
+};
+
+const OLDER_KERNEL: Scenario = Scenario {
+    name: "older-kernel",
+    beds: &[BedKind::Flat],
+    before: FRAMES,
+    host: Some(include_str!("../scenarios/older-kernel-host.sh")),
+    guest: Some(include_str!("../scenarios/older-kernel-guest.sh")),
+    config: None,
+    machine: Machine {
+        kernel: Kernel::Older,
+        ..Machine::USUAL
+    },
+    required: &[
+        "older_kernel",
+        "list",
+        "says_no_heaps",
+        "no_heaps",
+        "reads_the_pool",
+        "reads_and_writes",
+        "host_sees_write",
+        "rmmod_while_buffers_open",
+        "unbind",
+        "unbound_read_0",
+        "unbound_read_1",
+        "load_cycles",
+        "no_handles",
+        "all_released",
+    ],
+    limit: Duration::from_secs(180),
 };

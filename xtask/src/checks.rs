@@ -22,7 +22,7 @@ use crate::project::{self, PAYLOAD, cargo};
 use crate::revoke;
 use crate::scenario::{self, Line, Scenario};
 use crate::tally::Tally;
-use crate::tree;
+use crate::tree::{self, Kernel};
 
 /// Runs all checks, or only those whose step's name contains `only`.
 pub fn command(only: Option<&str>) -> Result<i32> {
@@ -130,7 +130,7 @@ fn module_builds(tally: &mut Tally) -> Result<()> {
     let start = announce("kernel modules and guest programs, -Wall -Werror");
     let _lock = CacheLock::take()?;
     tree::ensure()?;
-    let built = modules::build_all()?
+    let built = modules::build_all(Kernel::Bed)?
         .into_iter()
         .chain(modules::build_guest_programs()?);
     for directory in built {
@@ -211,6 +211,9 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
     if runs.is_empty() {
         return Ok(());
     }
+    let older = runs
+        .iter()
+        .any(|(_, scenario, _)| scenario.machine.kernel == Kernel::Older);
     let prepared = bed::prepare(&Programs::Build).and_then(|mut ready| {
         ready.host_tests = project::build_tests()?;
         ready.host_tests.extend(project::build_payload()?);
@@ -220,6 +223,9 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
         }
         if runs(&revoke::SCENARIO) {
             revoke::prepare(&mut ready)?;
+        }
+        if older {
+            bed::prepare_older(&mut ready)?;
         }
         let _lock = CacheLock::take()?;
         ready.guest_programs.push(kernel_source::heap_test()?);

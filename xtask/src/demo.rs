@@ -10,7 +10,7 @@ use dmabuf_client::still;
 
 use crate::bed::{self, Programs, Ready, Request};
 use crate::paths;
-use crate::plan::BedKind;
+use crate::plan::{BedKind, Machine};
 use crate::report::Report;
 use crate::scenario::{self, Line, Scenario};
 
@@ -22,6 +22,7 @@ pub const DEMO: Scenario = Scenario {
     host: Some(include_str!("../scenarios/demo-host.sh")),
     guest: Some(include_str!("../scenarios/demo-guest.sh")),
     config: None,
+    machine: Machine::USUAL,
     required: &[
         "frame_crc_equal",
         "frame_bytes_equal",

@@ -14,7 +14,7 @@ use crate::lock::CacheLock;
 use crate::modules::{self, Built};
 use crate::packages;
 use crate::paths;
-use crate::plan::BedKind;
+use crate::plan::{BedKind, Machine};
 use crate::scenario::Scenario;
 use crate::shell;
 use crate::tree;
@@ -27,6 +27,7 @@ pub const SCENARIO: Scenario = Scenario {
     host: Some(include_str!("../scenarios/derive-host.sh")),
     guest: None,
     config: None,
+    machine: Machine::USUAL,
     required: &[
         "device/no_fds_left",
         "device/unload_refused",

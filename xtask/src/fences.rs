@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::bed::Ready;
 use crate::modules;
-use crate::plan::BedKind;
+use crate::plan::{BedKind, Machine};
 use crate::scenario::Scenario;
 
 /// Everything that has to hold of them.
@@ -18,6 +18,7 @@ pub const SCENARIO: Scenario = Scenario {
     host: Some(include_str!("../scenarios/fences-host.sh")),
     guest: Some(include_str!("../scenarios/fences-guest.sh")),
     config: Some(include_str!("../scenarios/fences.toml")),
+    machine: Machine::USUAL,
     required: &[
         "buffers_open",
         "udmabuf/poll_before",

@@ -45,17 +45,18 @@ pub fn command(
         directory: base.join(&name),
         console: base.join(format!("log/{name}-console.log")),
         qemu_log: base.join(format!("log/{name}-qemu.log")),
-        socket: None,
-        pools: Vec::new(),
+        vms: Vec::new(),
         link: link.unwrap_or_else(|| base.join(format!("{name}.sock"))),
         initrd: initrd.clone(),
     };
     if plan.daemon {
         let text =
             fs::read_to_string(io.join("config.toml")).context("can't read the configuration")?;
-        let vm = VmConfig::from_config(&text, vm)?;
-        options.socket = Some(socket.unwrap_or(vm.socket));
-        options.pools = vm.pools;
+        let mut vm = VmConfig::from_config(&text, vm)?;
+        if let Some(socket) = socket {
+            vm.socket = socket;
+        }
+        options.vms = vec![vm];
     }
     let (events, receiver) = mpsc::channel::<GuestEvent>();
     let mut guest = GuestVm::boot(

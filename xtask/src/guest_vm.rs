@@ -20,7 +20,7 @@ use rustix::time::Timespec;
 
 use crate::control::Source;
 use crate::paths;
-use crate::plan::{BedKind, GuestTask, Plan, PoolConfig};
+use crate::plan::{BedKind, GuestTask, Plan, PoolConfig, VmConfig};
 use crate::process::{Watched, head, tail};
 
 mod boot;
@@ -59,14 +59,25 @@ pub struct GuestOptions {
     pub console: PathBuf,
     /// QEMU's own messages.
     pub qemu_log: PathBuf,
-    /// The daemon's socket for this VM.
-    pub socket: Option<String>,
-    /// Its static pools.
-    pub pools: Vec<PoolConfig>,
+    /// The VMs of the daemon's configuration whose devices it has.
+    pub vms: Vec<VmConfig>,
     /// Put bed.link's socket here.
     pub link: PathBuf,
     /// Its initramfs.
     pub initrd: PathBuf,
+}
+
+impl GuestOptions {
+    /// Its static pools.
+    pub fn pools(&self) -> Vec<PoolConfig> {
+        let mut pools: Vec<PoolConfig> = Vec::new();
+        for pool in self.vms.iter().flat_map(|vm| &vm.pools) {
+            if !pools.contains(pool) {
+                pools.push(pool.clone());
+            }
+        }
+        pools
+    }
 }
 
 /// A running guest.
@@ -122,12 +133,18 @@ impl GuestVm {
         if plan.tree.is_some() {
             command.arg("--qemu").arg(io.join("bin/qemu-from-tree"));
         }
-        if let Some(socket) = &options.socket {
-            command.arg("--socket").arg(socket);
-            for pool in &options.pools {
-                command.arg("--pool").arg(&pool.link);
-            }
+        for vm in &options.vms {
+            command.arg("--socket").arg(&vm.socket);
         }
+        for pool in options.pools() {
+            command.arg("--pool").arg(&pool.link);
+        }
+        // Each access to a device is dear under two layers of emulation, and SeaBIOS makes many.
+        let firmware = if plan.machine.sleeps {
+            "bios-256k.bin"
+        } else {
+            "qboot.rom"
+        };
         let client = |id: &str| format!("socket,id={id},path={}/{id}", options.directory.display());
         command
             .args([
@@ -138,9 +155,8 @@ impl GuestVm {
                 "none",
                 "-no-reboot",
                 "-nodefaults",
-                // Each access to a device is dear under two layers of emulation, and SeaBIOS makes many.
                 "-bios",
-                "qboot.rom",
+                firmware,
                 // Devices are reached through ports, not through memory: KVM has to emulate each access to memory, and
                 // under QEMU's SVM it has stopped a VM at one (KVM internal error, suberror 3: it takes an event for
                 // being delivered that isn't). What is left of them is the dmabuf device.
@@ -156,7 +172,7 @@ impl GuestVm {
                 "virtio-9p-pci.disable-modern=on",
             ])
             .arg("-kernel")
-            .arg(io.join("vmlinuz"))
+            .arg(io.join("guest-vmlinuz"))
             .arg("-initrd")
             .arg(&options.initrd)
             .args([

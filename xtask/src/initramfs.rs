@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::cpio::Archive;
 use crate::paths;
 use crate::process::{privileged, run_logged};
-use crate::tree;
+use crate::tree::{self, Kernel};
 
 /// In the order in which the host VM loads them.
 const HOST_MODULES: &[&str] = &[
@@ -39,10 +39,10 @@ const GUEST_LIBRARIES: &[&str] = &[
 ];
 const RECIPE: u32 = 1;
 
-/// Makes the cached images if they are missing, or older than the tree.
-pub fn ensure() -> Result<()> {
-    let images = paths::images();
-    let release = tree::kernel_release()?;
+/// Makes a kernel's cached images if they are missing, or older than the tree.
+pub fn ensure(kernel: Kernel) -> Result<()> {
+    let images = paths::images(kernel);
+    let release = kernel.release()?;
     let versions: Vec<String> = tree::versions()?
         .into_iter()
         .map(|(name, version)| format!("{name} {version}"))
@@ -61,7 +61,11 @@ pub fn ensure() -> Result<()> {
     let work = images.join("work");
     let _ = privileged("rm").arg("-rf").arg(&work).status()?;
     fs::create_dir_all(&work)?;
-    unpack_modules(&work, &release)?;
+    let host_modules = match kernel {
+        Kernel::Bed => HOST_MODULES,
+        Kernel::Older => &[],
+    };
+    unpack_modules(&work, &release, host_modules)?;
 
     let tree = paths::tree();
     fs::copy(
@@ -71,12 +75,14 @@ pub fn ensure() -> Result<()> {
     .context("can't copy the kernel out of the tree")?;
     let busybox = fs::read(tree.join("usr/bin/busybox")).context("the tree has no busybox")?;
 
-    let mut host = Archive::default();
-    host.directory("bin")?;
-    host.file("bin/busybox", 0o755, &busybox)?;
-    host.directory("modules")?;
-    host.copy(&work.join("host"), "modules")?;
-    write(&images.join("host.img"), &host.finish()?)?;
+    if !host_modules.is_empty() {
+        let mut host = Archive::default();
+        host.directory("bin")?;
+        host.file("bin/busybox", 0o755, &busybox)?;
+        host.directory("modules")?;
+        host.copy(&work.join("host"), "modules")?;
+        write(&images.join("host.img"), &host.finish()?)?;
+    }
 
     let mut guest = Archive::default();
     for directory in [
@@ -108,15 +114,15 @@ pub fn ensure() -> Result<()> {
 }
 
 /// A cached image with a run's own archive behind it.
-pub fn image(base: &str, own: Archive) -> Result<Vec<u8>> {
-    let path = paths::images().join(base);
+pub fn image(kernel: Kernel, base: &str, own: Archive) -> Result<Vec<u8>> {
+    let path = paths::images(kernel).join(base);
     let mut bytes = fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
     bytes.extend_from_slice(&own.finish()?);
     Ok(bytes)
 }
 
 /// Decompresses the modules and their dependencies: `host/` flat, with the order in `order`; `guest/` as modprobe wants them.
-fn unpack_modules(work: &Path, release: &str) -> Result<()> {
+fn unpack_modules(work: &Path, release: &str, host_modules: &[&str]) -> Result<()> {
     let script = r#"
         tree=$1 work=$2 release=$3 host=$4 guest=$5
         files() { chroot "$tree" modprobe -S "$release" --show-depends "$1" | awk '$1=="insmod" {print $2}'; }
@@ -150,7 +156,7 @@ fn unpack_modules(work: &Path, release: &str) -> Result<()> {
             .args(["-euc", script, "sh"])
             .arg(paths::tree())
             .arg(work)
-            .args([release, &HOST_MODULES.join(" "), &GUEST_MODULES.join(" ")]),
+            .args([release, &host_modules.join(" "), &GUEST_MODULES.join(" ")]),
         &paths::bed_cache().join("images.log"),
     )
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::paths;
 use crate::process::{privileged, run_logged};
-use crate::tree;
+use crate::tree::{self, Kernel};
 
 const HEAP_TEST: &str = "dmabuf-heap";
 /// Raise it when something else is taken from the source.
@@ -30,7 +30,7 @@ pub fn heap_test() -> Result<PathBuf> {
 
 /// Fetches and builds, if that wasn't done for this kernel.
 fn ensure() -> Result<()> {
-    let release = tree::kernel_release()?;
+    let release = Kernel::Bed.release()?;
     let stamp = format!("recipe {RECIPE} {release}\n");
     let stamp_file = directory().join("stamp");
     if fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {

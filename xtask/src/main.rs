@@ -3,7 +3,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`tree`], [`initramfs`], [`modules`], [`project`] | build what a bed is made of, cached under `target/bed` |
+//! | [`tree`], [`test_packages`], [`initramfs`], [`modules`], [`project`] | build what a bed is made of, cached under `target/bed` |
 //! | [`bed`], [`run_directory`], [`shell`], [`printer`] | run a bed from the outside |
 //! | [`checks`], [`tally`], [`demo`], [`mod@bench`], [`attack`], [`mutants`], [`mod@derive`], [`report`], [`scenario`], [`catalogue`] | what is tried in beds, and what came of it |
 //! | [`enter`] | the bed's namespaces, and the host VM |
@@ -50,6 +50,7 @@ mod run_directory;
 mod scenario;
 mod shell;
 mod tally;
+mod test_packages;
 mod tree;
 
 use std::process::ExitCode;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::paths;
 use crate::process::privileged;
-use crate::tree;
+use crate::tree::{self, Kernel};
 
 /// One directory, and what came of building it.
 pub struct Built {
@@ -25,32 +25,32 @@ pub struct Built {
     pub products: Option<Vec<PathBuf>>,
 }
 
-/// Builds every module directory. A directory that fails is reported, the others are still built.
-pub fn build_all() -> Result<Vec<Built>> {
+/// Builds every module directory for a kernel. A directory that fails is reported, the others are still built.
+pub fn build_all(kernel: Kernel) -> Result<Vec<Built>> {
     let names = module_directories(&paths::workspace().join("kernel"));
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    copy_sources("kernel")?;
+    copy_sources("kernel", kernel)?;
     names
         .into_iter()
-        .map(|name| build_in(&format!("kernel/{name}")))
+        .map(|name| build_in(&format!("kernel/{name}"), kernel))
         .collect()
 }
 
 /// Builds one copied module directory.
-fn build_in(name: &str) -> Result<Built> {
-    let headers = format!("/usr/src/linux-headers-{}", tree::kernel_release()?);
-    let (success, log) = make(&[
+fn build_in(name: &str, kernel: Kernel) -> Result<Built> {
+    let arguments = [
         "-s",
         "-C",
-        &headers,
+        &headers(kernel)?,
         &format!("M=/mnt/modules/{name}"),
         "KCFLAGS=-Wall -Werror",
         "modules",
-    ])?;
+    ];
+    let (success, log) = make(kernel, &arguments)?;
     let products = if success {
-        Some(files(&paths::modules().join(name), |path, _| {
+        Some(files(&paths::modules(kernel).join(name), |path, _| {
             path.extension().is_some_and(|end| end == "ko")
         })?)
     } else {
@@ -63,14 +63,20 @@ fn build_in(name: &str) -> Result<Built> {
     })
 }
 
+/// Where the tree has a kernel's headers.
+fn headers(kernel: Kernel) -> Result<String> {
+    Ok(format!("/usr/src/linux-headers-{}", kernel.release()?))
+}
+
 /// Builds the test programs of one more directory.
 pub fn build_program(name: &str) -> Result<Built> {
     for source in ["kernel", "tests/guest", "tests/host", name] {
-        copy_sources(source)?;
+        copy_sources(source, Kernel::Bed)?;
     }
-    let (success, log) = make(&["-s", "-C", &format!("/mnt/modules/{name}")])?;
+    let directory = format!("/mnt/modules/{name}");
+    let (success, log) = make(Kernel::Bed, &["-s", "-C", &directory])?;
     let products = if success {
-        Some(executables(&paths::modules().join(name))?)
+        Some(executables(&paths::modules(Kernel::Bed).join(name))?)
     } else {
         None
     };
@@ -83,21 +89,21 @@ pub fn build_program(name: &str) -> Result<Built> {
 
 /// Builds the kernel module of one more directory.
 pub fn build_module(name: &str) -> Result<Built> {
-    copy_sources(name)?;
-    build_in(name)
+    copy_sources(name, Kernel::Bed)?;
+    build_in(name, Kernel::Bed)
 }
 
 /// Builds `dmabuf_derive` without one protection each; the modules are named by what they lack.
 pub fn build_derive_mutants() -> Result<Built> {
     let name = "tests/host";
-    copy_sources("kernel")?;
-    copy_sources(name)?;
-    let headers = format!("KDIR=/usr/src/linux-headers-{}", tree::kernel_release()?);
+    copy_sources("kernel", Kernel::Bed)?;
+    copy_sources(name, Kernel::Bed)?;
+    let headers = format!("KDIR={}", headers(Kernel::Bed)?);
     let directory = format!("/mnt/modules/{name}");
-    let (success, log) = make(&["-s", "-C", &directory, &headers, "mutants"])?;
+    let (success, log) = make(Kernel::Bed, &["-s", "-C", &directory, &headers, "mutants"])?;
     let products = if success {
         Some(files(
-            &paths::modules().join(name).join("mutants"),
+            &paths::modules(Kernel::Bed).join(name).join("mutants"),
             |path, _| path.extension().is_some_and(|end| end == "ko"),
         )?)
     } else {
@@ -112,29 +118,15 @@ pub fn build_derive_mutants() -> Result<Built> {
 
 /// Builds the guest's test programs; `None` when there are none yet.
 pub fn build_guest_programs() -> Result<Option<Built>> {
-    if !paths::workspace().join("tests/guest/Makefile").exists() {
-        return Ok(None);
-    }
-    // They include the driver's uapi header.
-    copy_sources("kernel")?;
-    copy_sources("tests/guest")?;
-    let (success, log) = make(&["-s", "-C", "/mnt/modules/tests/guest"])?;
-    let products = if success {
-        Some(executables(&paths::modules().join("tests/guest"))?)
-    } else {
-        None
-    };
-    Ok(Some(Built {
-        name: "tests/guest".to_owned(),
-        log,
-        products,
-    }))
+    let name = "tests/guest";
+    let there = paths::workspace().join(name).join("Makefile").exists();
+    there.then(|| build_program(name)).transpose()
 }
 
 /// Copies a source directory to where it is built. cp -u keeps what is up to date, so that make does too.
-fn copy_sources(name: &str) -> Result<()> {
+fn copy_sources(name: &str, kernel: Kernel) -> Result<()> {
     let source = paths::workspace().join(name);
-    let copy = paths::modules().join(name);
+    let copy = paths::modules(kernel).join(name);
     fs::create_dir_all(&copy)?;
     let status = privileged("cp")
         .args(["-r", "-u", "--preserve=timestamps,mode", "-T"])
@@ -148,7 +140,12 @@ fn copy_sources(name: &str) -> Result<()> {
 }
 
 /// Runs make in the tree, with the copied sources at /mnt/modules.
-fn make(arguments: &[&str]) -> Result<(bool, String)> {
+fn make(kernel: Kernel, arguments: &[&str]) -> Result<(bool, String)> {
+    in_tree(kernel, &[&["make"], arguments].concat())
+}
+
+/// Runs a command in the tree, with the copied sources at /mnt/modules; returns what it printed.
+fn in_tree(kernel: Kernel, arguments: &[&str]) -> Result<(bool, String)> {
     let script = r#"
         exec 2>&1
         tree=$1 copy=$2
@@ -156,7 +153,7 @@ fn make(arguments: &[&str]) -> Result<(bool, String)> {
         mount --bind "$copy" "$tree/mnt/modules"
         mount -t proc proc "$tree/proc"
         mount --rbind /dev "$tree/dev"
-        exec chroot "$tree" env LC_ALL=C PATH=/usr/bin:/bin:/usr/sbin:/sbin make "$@"
+        exec chroot "$tree" env LC_ALL=C PATH=/usr/bin:/bin:/usr/sbin:/sbin "$@"
     "#;
     let output = privileged("unshare")
         .args([
@@ -169,7 +166,7 @@ fn make(arguments: &[&str]) -> Result<(bool, String)> {
             "sh",
         ])
         .arg(paths::tree())
-        .arg(paths::modules())
+        .arg(paths::modules(kernel))
         .args(arguments)
         .stdin(Stdio::null())
         .output()
@@ -221,7 +218,7 @@ fn module_directories(source: &Path) -> Vec<String> {
 pub fn command() -> Result<i32> {
     tree::ensure()?;
     let mut status = 0;
-    let mut built = build_all()?;
+    let mut built = build_all(Kernel::Bed)?;
     built.extend(build_guest_programs()?);
     if built.is_empty() {
         println!("nothing to build: no directory under kernel/ has a Kbuild or Makefile");
@@ -241,20 +238,25 @@ pub fn command() -> Result<i32> {
     Ok(status)
 }
 
-/// What a bed gets of it: the modules, and the guest's programs.
-pub fn for_bed() -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-    let take = |built: Built| {
-        built.products.unwrap_or_else(|| {
-            eprintln!(
-                "{}\nbed: {} does not build, going on without it",
-                built.log, built.name
-            );
-            Vec::new()
-        })
-    };
-    let modules = build_all()?.into_iter().flat_map(take).collect();
-    let programs = build_guest_programs()?.map(take).unwrap_or_default();
-    Ok((modules, programs))
+/// The modules that a bed gets, for a kernel.
+pub fn for_bed(kernel: Kernel) -> Result<Vec<PathBuf>> {
+    Ok(build_all(kernel)?.into_iter().flat_map(products).collect())
+}
+
+/// The guest's programs that a bed gets.
+pub fn guest_programs() -> Result<Vec<PathBuf>> {
+    Ok(build_guest_programs()?.map(products).unwrap_or_default())
+}
+
+/// A bed goes on without what does not build.
+fn products(built: Built) -> Vec<PathBuf> {
+    built.products.unwrap_or_else(|| {
+        eprintln!(
+            "{}\nbed: {} does not build, going on without it",
+            built.log, built.name
+        );
+        Vec::new()
+    })
 }
 
 /// The release build's strip, so that images stay small; the plain file when there is no strip.

@@ -16,7 +16,7 @@ use crate::attack::{self, Cells};
 use crate::bed::{self, Programs, Ready};
 use crate::modules;
 use crate::paths;
-use crate::plan::BedKind;
+use crate::plan::{BedKind, Machine};
 use crate::project::cargo;
 use crate::report::Check;
 use crate::scenario::{self, Line, Scenario};
@@ -70,6 +70,7 @@ const SCENARIO: Scenario = Scenario {
     host: Some(include_str!("../scenarios/mutants-host.sh")),
     guest: None,
     config: Some(include_str!("../scenarios/attack.toml")),
+    machine: Machine::USUAL,
     required: &[],
     limit: Duration::from_secs(420),
 };

@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::tree::Kernel;
+
 /// The run directory as the agent sees it: bound there in the flat bed, a 9p share in the host VM.
 pub const IO: &str = "/run/bed-io";
 /// `$BED_RUN`: the bed's private directory on the host side (a tmpfs).
@@ -26,12 +28,18 @@ pub fn tree() -> PathBuf {
     bed_cache().join("tree")
 }
 
-/// Kernel and base initramfs images, made from the tree.
-pub fn images() -> PathBuf {
-    bed_cache().join("images")
+/// A kernel and its base initramfs images, made from the tree.
+pub fn images(kernel: Kernel) -> PathBuf {
+    bed_cache().join(match kernel {
+        Kernel::Bed => "images",
+        Kernel::Older => "older-images",
+    })
 }
 
-/// Copies of `kernel/*`, built out of tree.
-pub fn modules() -> PathBuf {
-    bed_cache().join("modules")
+/// Copies of what is written in C, built for this kernel.
+pub fn modules(kernel: Kernel) -> PathBuf {
+    bed_cache().join(match kernel {
+        Kernel::Bed => "modules",
+        Kernel::Older => "older-modules",
+    })
 }

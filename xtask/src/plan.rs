@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::tree::Kernel;
+
 /// Which test bed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -45,6 +47,26 @@ pub enum GuestTask {
     Console(String),
 }
 
+/// What a guest's machine is, beside the device of its VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The kernel it runs.
+    pub kernel: Kernel,
+    /// It has a firmware that can wake it: QEMU's quick one can't.
+    pub sleeps: bool,
+    /// It has the devices of all the configuration's VMs, instead of the first one's.
+    pub all_devices: bool,
+}
+
+impl Machine {
+    /// That of most scenarios.
+    pub const USUAL: Self = Self {
+        kernel: Kernel::Bed,
+        sleeps: false,
+        all_devices: false,
+    };
+}
+
 /// A run, as the agent has to carry it out.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -58,6 +80,8 @@ pub struct Plan {
     pub host_run: Option<String>,
     /// What the guest does.
     pub guest: GuestTask,
+    /// The guest's machine.
+    pub machine: Machine,
     /// The time limit of the commands, in seconds.
     pub timeout: u64,
     /// The time limit of the guest's boot, in seconds.
@@ -109,30 +133,7 @@ pub struct PoolConfig {
 impl VmConfig {
     /// Takes it from the text of a configuration: the VM of that name, or the first one.
     pub fn from_config(text: &str, wanted: Option<&str>) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Config {
-            #[serde(default)]
-            pool: Vec<Pool>,
-            #[serde(default)]
-            vm: Vec<Vm>,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        struct Pool {
-            name: String,
-            link: Option<PathBuf>,
-            slots: u32,
-            slot_size: toml::Value,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "kebab-case")]
-        struct Vm {
-            name: String,
-            socket_path: Option<String>,
-            #[serde(default)]
-            pools: Vec<String>,
-        }
-        let config: Config = toml::from_str(text).context("the daemon's configuration")?;
+        let config = Config::read(text)?;
         let mut vms = config.vm.iter();
         let found = vms.find(|vm| wanted.is_none_or(|wanted| vm.name == wanted));
         let Some(vm) = found else {
@@ -141,27 +142,68 @@ impl VmConfig {
                 wanted.unwrap_or("at all")
             );
         };
+        config.reached(vm)
+    }
+
+    /// All the VMs of a configuration.
+    pub fn all(text: &str) -> Result<Vec<Self>> {
+        let config = Config::read(text)?;
+        config.vm.iter().map(|vm| config.reached(vm)).collect()
+    }
+}
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    pool: Vec<Pool>,
+    #[serde(default)]
+    vm: Vec<Vm>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Pool {
+    name: String,
+    link: Option<PathBuf>,
+    slots: u32,
+    slot_size: toml::Value,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Vm {
+    name: String,
+    socket_path: Option<String>,
+    #[serde(default)]
+    pools: Vec<String>,
+}
+
+impl Config {
+    fn read(text: &str) -> Result<Self> {
+        toml::from_str(text).context("the daemon's configuration")
+    }
+
+    fn reached(&self, vm: &Vm) -> Result<VmConfig> {
         let socket = vm.socket_path.clone();
         let socket = socket.with_context(|| format!("[[vm]] {} has no socket-path", vm.name))?;
-        let pools = vm
-            .pools
-            .iter()
-            .map(|name| {
-                let pool = config.pool.iter().find(|pool| pool.name == *name);
-                let pool = pool.with_context(|| format!("there is no [[pool]] {name}"))?;
-                let link = pool.link.clone();
-                Ok(PoolConfig {
-                    name: name.clone(),
-                    link: link.with_context(|| format!("[[pool]] {name} has no link"))?,
-                    slots: pool.slots,
-                    slot_size: match &pool.slot_size {
-                        toml::Value::String(size) => size.clone(),
-                        number => number.to_string(),
-                    },
-                })
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { socket, pools })
+        let pools = vm.pools.iter().map(|name| self.pool(name));
+        let pools = pools.collect::<Result<_>>()?;
+        Ok(VmConfig { socket, pools })
+    }
+
+    fn pool(&self, name: &str) -> Result<PoolConfig> {
+        let pool = self.pool.iter().find(|pool| pool.name == name);
+        let pool = pool.with_context(|| format!("there is no [[pool]] {name}"))?;
+        let link = pool.link.clone();
+        Ok(PoolConfig {
+            name: name.to_owned(),
+            link: link.with_context(|| format!("[[pool]] {name} has no link"))?,
+            slots: pool.slots,
+            slot_size: match &pool.slot_size {
+                toml::Value::String(size) => size.clone(),
+                number => number.to_string(),
+            },
+        })
     }
 }
 

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{paths, tree};
+use crate::paths;
+use crate::tree::{self, Kernel};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -73,7 +74,7 @@ impl Report {
     /// An empty report with the versions of everything a bed is made of.
     pub fn new(bed: &str) -> Result<Self> {
         let mut versions: BTreeMap<String, String> = BTreeMap::new();
-        versions.insert("kernel".into(), tree::kernel_release()?);
+        versions.insert("kernel".into(), Kernel::Bed.release()?);
         for (package, version) in tree::versions()? {
             match package.as_str() {
                 "qemu-system-x86" => versions.insert("qemu".into(), version),

@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::attack;
 use crate::bed::Ready;
 use crate::modules;
-use crate::plan::BedKind;
+use crate::plan::{BedKind, Machine};
 use crate::scenario::Scenario;
 
 /// Everything that has to hold of it.
@@ -20,6 +20,7 @@ pub const SCENARIO: Scenario = Scenario {
     host: Some(include_str!("../scenarios/revoke-host.sh")),
     guest: Some(include_str!("../scenarios/revoke-guest.sh")),
     config: Some(include_str!("../scenarios/revoke.toml")),
+    machine: Machine::USUAL,
     required: &[
         "revoke_dynamic",
         "revoke_static",

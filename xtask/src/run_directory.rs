@@ -14,6 +14,7 @@ use crate::modules;
 use crate::paths;
 use crate::plan::{BedKind, GuestTask, Plan};
 use crate::process::privileged;
+use crate::tree::Kernel;
 
 /// A run directory. It stays after the run, for its logs, until later runs push it out.
 pub struct RunDirectory(pub PathBuf);
@@ -108,11 +109,12 @@ pub fn fill(directory: &Path, ready: &Ready, request: &Request) -> Result<()> {
             .with_context(|| format!("can't read {}", config.display()))?,
     };
     fs::write(directory.join("config.toml"), config)?;
-    fs::copy(paths::images().join("vmlinuz"), directory.join("vmlinuz"))
-        .context("can't copy the kernel")?;
+    let kernel = request.machine.kernel;
+    let vmlinuz = paths::images(kernel).join("vmlinuz");
+    fs::copy(vmlinuz, directory.join("guest-vmlinuz")).context("can't copy the kernel")?;
     fs::write(
         directory.join("guest.img"),
-        initramfs::image("guest.img", guest_archive(ready, request, &bin)?)?,
+        initramfs::image(kernel, "guest.img", guest_archive(ready, request, &bin)?)?,
     )?;
     let mut plan = Plan {
         bed: request.bed,
@@ -126,14 +128,17 @@ pub fn fill(directory: &Path, ready: &Ready, request: &Request) -> Result<()> {
         },
         timeout: request.timeout.as_secs(),
         boot_limit: request.boot_limit.as_secs(),
+        machine: request.machine,
         tree: None,
     };
     if request.bed == BedKind::Nested {
+        let vmlinuz = paths::images(Kernel::Bed).join("vmlinuz");
+        fs::copy(vmlinuz, directory.join("vmlinuz")).context("can't copy the kernel")?;
         let mut host = Archive::default();
         host.file("init", 0o755, include_bytes!("../init/host.sh"))?;
         fs::write(
             directory.join("host.img"),
-            initramfs::image("host.img", host)?,
+            initramfs::image(Kernel::Bed, "host.img", host)?,
         )?;
     } else {
         let tree = paths::tree().display().to_string();
@@ -160,7 +165,11 @@ fn guest_archive(ready: &Ready, request: &Request, bin: &Path) -> Result<Archive
     if let Some(command) = &request.guest_run {
         archive.file("etc/bed/run", 0o644, command.as_bytes())?;
     }
-    for module in &ready.modules {
+    let modules = match request.machine.kernel {
+        Kernel::Bed => &ready.modules,
+        Kernel::Older => &ready.older_modules,
+    };
+    for module in modules {
         let name = name_of(module)?;
         archive.file(&format!("lib/bed/{name}"), 0o644, &fs::read(module)?)?;
     }

@@ -15,7 +15,7 @@ use dmabuf_protocol::wire::Format;
 use crate::bed::{self, Happening, Ready, Request};
 use crate::control::Source;
 use crate::emulation;
-use crate::plan::BedKind;
+use crate::plan::{BedKind, Machine};
 use crate::report::Check;
 
 /// One scenario.
@@ -33,6 +33,8 @@ pub struct Scenario {
     /// The daemon's configuration, if not the bed's own; POOL and HEAP in it stand for the bed's kinds, and what follows
     /// `#flat ` or `#nested ` at the start of a line is for such a bed only.
     pub config: Option<&'static str>,
+    /// The guest's machine.
+    pub machine: Machine,
     /// The checks it has to make: a script that stops early must not pass.
     pub required: &'static [&'static str],
     /// Its time limit.
@@ -90,6 +92,7 @@ fn once(
     request.host_run = scenario.host.map(on_host);
     request.guest_run = scenario.guest.map(in_guest);
     request.config_text = scenario.config.map(|text| of_bed(text, bed));
+    request.machine = scenario.machine;
     request.timeout = scenario.limit;
     let start = Instant::now();
     let mut checks = Vec::new();

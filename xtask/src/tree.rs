@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use crate::packages;
 use crate::paths;
@@ -79,16 +80,38 @@ pub fn versions() -> Result<Vec<(String, String)>> {
         .collect())
 }
 
-/// The release name of the tree's kernel, `uname -r` of host VM and guest.
-pub fn kernel_release() -> Result<String> {
-    let modules = paths::tree().join("usr/lib/modules");
-    let mut names: Vec<String> = fs::read_dir(&modules)
-        .with_context(|| format!("can't read {}", modules.display()))?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.ends_with("-amd64"))
-        .collect();
-    names.sort();
-    names.pop().context("the tree has no kernel")
+/// A kernel of the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kernel {
+    /// Host VM and guest run it.
+    Bed,
+    /// The distribution's own, for guests: only tests have it, see `test_packages`.
+    Older,
+}
+
+impl Kernel {
+    /// The series of the older one.
+    pub const OLDER: &str = "6.12";
+
+    /// Its release name, as `uname -r` tells it.
+    pub fn release(self) -> Result<String> {
+        let modules = paths::tree().join("usr/lib/modules");
+        let mut names: Vec<String> = fs::read_dir(&modules)
+            .with_context(|| format!("can't read {}", modules.display()))?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.ends_with("-amd64"))
+            .filter(|name| self == Self::of_release(name))
+            .collect();
+        names.sort();
+        names.pop().context("the tree has no kernel")
+    }
+
+    fn of_release(name: &str) -> Self {
+        match name.strip_prefix(Self::OLDER) {
+            Some(rest) if rest.starts_with('.') => Self::Older,
+            _ => Self::Bed,
+        }
+    }
 }
 
 fn recipe_line() -> String {
@@ -258,7 +281,18 @@ pub fn proxy_environment() -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::debian_mirror;
+    use super::{Kernel, debian_mirror};
+
+    #[test]
+    fn tells_the_kernels_apart() {
+        for (name, kernel) in [
+            ("6.12.117+deb13-amd64", Kernel::Older),
+            ("6.120.1+deb13-amd64", Kernel::Bed),
+            ("7.3.4+deb13-amd64", Kernel::Bed),
+        ] {
+            assert_eq!(Kernel::of_release(name), kernel, "{name}");
+        }
+    }
 
     #[test]
     fn finds_the_debian_mirror_and_no_other() {
