@@ -254,7 +254,8 @@ int vdmabuf_fence_cancel(struct vdmabuf_device *vd, struct dma_fence *base)
 {
 	struct vdmabuf_fence *fence;
 
-	if (rcu_access_pointer(base->ops) != &vdmabuf_fence_ops)
+	/* Since Linux 7 an RCU pointer, and NULL once the fence has ended; only compared. */
+	if ((__force const struct dma_fence_ops *)READ_ONCE(base->ops) != &vdmabuf_fence_ops)
 		return -EINVAL;
 	fence = to_vdmabuf_fence(base);
 	if (fence->vd != vd)

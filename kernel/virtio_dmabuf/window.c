@@ -30,8 +30,8 @@ DEFINE_MUTEX(vdmabuf_lock);
 
 static LIST_HEAD(vdmabuf_windows);
 
+/* The caller holds vdmabuf_lock, and doesn't any more afterwards. */
 static void vdmabuf_window_release(struct kref *ref)
-	__releases(&vdmabuf_lock)
 {
 	struct vdmabuf_window *win = container_of(ref, struct vdmabuf_window, ref);
 

@@ -1050,7 +1050,8 @@ struct virtio_dmabuf_ioc_stream_reclaim {
 #define VIRTIO_DMABUF_IOC_HOLD	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 6, struct virtio_dmabuf_ioc_hold)
 #define VIRTIO_DMABUF_IOC_RELEASE _IOW(VIRTIO_DMABUF_IOC_MAGIC, 7, struct virtio_dmabuf_ioc_release)
 #define VIRTIO_DMABUF_IOC_PUBLISH _IOW(VIRTIO_DMABUF_IOC_MAGIC, 8, struct virtio_dmabuf_ioc_publish)
-#define VIRTIO_DMABUF_IOC_WITHDRAW _IOW(VIRTIO_DMABUF_IOC_MAGIC, 9, struct virtio_dmabuf_ioc_withdraw)
+#define VIRTIO_DMABUF_IOC_WITHDRAW \
+	_IOW(VIRTIO_DMABUF_IOC_MAGIC, 9, struct virtio_dmabuf_ioc_withdraw)
 #define VIRTIO_DMABUF_IOC_STREAM_LIST	\
 	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 10, struct virtio_dmabuf_ioc_list)
 #define VIRTIO_DMABUF_IOC_STREAM_STATS	\
