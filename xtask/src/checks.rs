@@ -14,6 +14,7 @@ use crate::derive;
 use crate::fences;
 use crate::kernel_source;
 use crate::lock::CacheLock;
+use crate::module_checks;
 use crate::modules;
 use crate::packages;
 use crate::plan::BedKind;
@@ -77,6 +78,7 @@ pub fn command(only: Option<&str>) -> Result<i32> {
     }
     if wanted("modules") {
         module_builds(&mut tally)?;
+        module_checks(&mut tally)?;
     }
     beds(&mut tally, wanted)?;
     if wanted("attack") {
@@ -142,6 +144,14 @@ fn module_builds(tally: &mut Tally) -> Result<()> {
                 .is_some_and(|products| !products.is_empty()),
         );
     }
+    done(start);
+    Ok(())
+}
+
+fn module_checks(tally: &mut Tally) -> Result<()> {
+    let start = announce("kernel modules: W=1, sparse, checkpatch, DKMS");
+    let _lock = CacheLock::take()?;
+    module_checks::check_all(tally)?;
     done(start);
     Ok(())
 }

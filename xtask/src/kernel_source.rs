@@ -28,6 +28,12 @@ pub fn heap_test() -> Result<PathBuf> {
     Ok(directory().join(HEAP_TEST))
 }
 
+/// The check of the kernel's coding style, a Perl script.
+pub fn checkpatch() -> Result<PathBuf> {
+    ensure()?;
+    Ok(directory().join("scripts/checkpatch.pl"))
+}
+
 /// Fetches and builds, if that wasn't done for this kernel.
 fn ensure() -> Result<()> {
     let release = Kernel::Bed.release()?;

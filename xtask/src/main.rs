@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`tree`], [`test_packages`], [`initramfs`], [`modules`], [`project`] | build what a bed is made of, cached under `target/bed` |
 //! | [`bed`], [`run_directory`], [`shell`], [`printer`] | run a bed from the outside |
-//! | [`checks`], [`tally`], [`demo`], [`mod@bench`], [`attack`], [`mutants`], [`mod@derive`], [`report`], [`scenario`], [`catalogue`] | what is tried in beds, and what came of it |
+//! | [`checks`], [`module_checks`], [`tally`], [`demo`], [`mod@bench`], [`attack`], [`mutants`], [`mod@derive`], [`report`], [`scenario`], [`catalogue`] | what is tried in beds, and what came of it |
 //! | [`enter`] | the bed's namespaces, and the host VM |
 //! | [`agent`], [`daemon`], [`pools`], [`guest_vm`], [`boot_watch`], [`further_guest`], [`host_command`], [`link`] | the host side: daemon, guest, commands |
 //! | [`control`], [`plan`] | what bed and agent say to each other |
@@ -34,6 +34,7 @@ mod initramfs;
 mod kernel_source;
 mod link;
 mod lock;
+mod module_checks;
 mod modules;
 mod monitor;
 mod mutants;

@@ -63,6 +63,23 @@ fn build_in(name: &str, kernel: Kernel) -> Result<Built> {
     })
 }
 
+/// Builds one module directory again beside the others' results, with other settings; returns what was printed.
+pub fn check(name: &str, kernel: Kernel, settings: &[&str]) -> Result<(bool, String)> {
+    let headers = headers(kernel)?;
+    let sources = format!("M={}", copy_to("checked", name, kernel)?);
+    let arguments = ["make", "-s", "-C", &headers, &sources, "modules"];
+    in_tree(kernel, &[&arguments, settings].concat())
+}
+
+/// Runs a bash script in the tree on a fresh copy of a directory, its first argument.
+pub fn script_on_copy(script: &str, name: &str, arguments: &[&str]) -> Result<(bool, String)> {
+    let copy = copy_to("packaged", name, Kernel::Bed)?;
+    in_tree(
+        Kernel::Bed,
+        &[&["bash", "-euc", script, "bash", &copy], arguments].concat(),
+    )
+}
+
 /// Where the tree has a kernel's headers.
 fn headers(kernel: Kernel) -> Result<String> {
     Ok(format!("/usr/src/linux-headers-{}", kernel.release()?))
@@ -123,10 +140,16 @@ pub fn build_guest_programs() -> Result<Option<Built>> {
     there.then(|| build_program(name)).transpose()
 }
 
-/// Copies a source directory to where it is built. cp -u keeps what is up to date, so that make does too.
+/// Copies a source directory to where it is built.
 fn copy_sources(name: &str, kernel: Kernel) -> Result<()> {
+    copy_to("", name, kernel).map(drop)
+}
+
+/// Copies a source directory to below `place`; returns where the tree has that. cp -u keeps what is up to date, so
+/// that make does too.
+fn copy_to(place: &str, name: &str, kernel: Kernel) -> Result<String> {
     let source = paths::workspace().join(name);
-    let copy = paths::modules(kernel).join(name);
+    let copy = paths::modules(kernel).join(place).join(name);
     fs::create_dir_all(&copy)?;
     let status = privileged("cp")
         .args(["-r", "-u", "--preserve=timestamps,mode", "-T"])
@@ -136,7 +159,7 @@ fn copy_sources(name: &str, kernel: Kernel) -> Result<()> {
     if !status.success() {
         bail!("can't copy {} to {}", source.display(), copy.display());
     }
-    Ok(())
+    Ok(format!("/mnt/modules/{place}/{name}"))
 }
 
 /// Runs make in the tree, with the copied sources at /mnt/modules.
