@@ -15,16 +15,25 @@
 #include <linux/dma-buf.h>
 #include <linux/fcntl.h>
 #include <linux/file.h>
+#include <linux/huge_mm.h>
 #include <linux/iosys-map.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/pagemap.h>
 #include <linux/pfn.h>
 #include <linux/rwsem.h>
 #include <linux/slab.h>
 
 #include "vdmabuf.h"
 
-/* Pages that one fault maps at most */
+#ifdef VDMABUF_HAS_PFN_T
+#include <linux/pfn_t.h>
+#define vdmabuf_pfn_t(pfn)	__pfn_to_pfn_t(pfn, PFN_DEV)
+#else
+#define vdmabuf_pfn_t(pfn)	(pfn)
+#endif
+
+/* Pages that one fault maps at most, if they are small ones */
 #define VDMABUF_FAULT_PAGES	64
 
 static LIST_HEAD(vdmabuf_buffers);
@@ -101,8 +110,36 @@ unlock:
 	return ret;
 }
 
+#ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
+/* A whole huge page, where mapping, buffer and window agree on its place. */
+static vm_fault_t vdmabuf_huge_fault(struct vm_fault *vmf, unsigned int order)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct vdmabuf_buffer *buf = vma->vm_private_data;
+	unsigned long addr = vmf->address & PMD_MASK;
+	unsigned long pages = buf->size >> PAGE_SHIFT;
+	vm_fault_t ret = VM_FAULT_FALLBACK;
+	unsigned long first, pfn;
+
+	if (order != PMD_ORDER || addr < vma->vm_start || vma->vm_end - addr < PMD_SIZE)
+		return ret;
+	first = linear_page_index(vma, addr);
+	down_read(&buf->lock);
+	pfn = vdmabuf_first_pfn(buf) + first;
+	/* What is refused here comes to vdmabuf_fault(). */
+	if (!buf->revoked && IS_ALIGNED(pfn, PTRS_PER_PTE) && pages >= PTRS_PER_PTE &&
+	    first <= pages - PTRS_PER_PTE)
+		ret = vmf_insert_pfn_pmd(vmf, vdmabuf_pfn_t(pfn), vmf->flags & FAULT_FLAG_WRITE);
+	up_read(&buf->lock);
+	return ret;
+}
+#endif
+
 static const struct vm_operations_struct vdmabuf_vm_ops = {
 	.fault = vdmabuf_fault,
+#ifdef CONFIG_ARCH_SUPPORTS_PMD_PFNMAP
+	.huge_fault = vdmabuf_huge_fault,
+#endif
 };
 
 static int vdmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)

@@ -42,10 +42,11 @@ pub struct PoolOptions {
 }
 
 impl PoolOptions {
-    /// Where the first slot starts: behind the header's (huge) page.
+    /// Where the first slot starts: behind the header's page, or at the next huge page, if slots are made of such. A
+    /// guest can then map slots by huge pages; the power of two that the whole is stays the same.
     #[must_use]
     pub const fn first_slot(&self) -> u64 {
-        if self.huge_pages {
+        if self.huge_pages || self.slot_size.is_multiple_of(HUGE_PAGE) {
             HUGE_PAGE
         } else {
             PAGE_SIZE
@@ -114,7 +115,7 @@ impl Pool {
             options.slot_size,
             options.slots,
         );
-        write_header(&memfd, &header, options.first_slot())
+        write_header(&memfd, &header, options.huge_pages)
             .map_err(failed("write the pool's header"))?;
         let read_only =
             sys::reopen_read_only(memfd.as_fd()).map_err(failed("open the memfd again"))?;
@@ -406,10 +407,10 @@ impl Heap for PoolHeap {
     }
 }
 
-fn write_header(memfd: &OwnedFd, header: &WindowHeader, page: u64) -> rustix::io::Result<()> {
-    if page == HUGE_PAGE {
+fn write_header(memfd: &OwnedFd, header: &WindowHeader, huge: bool) -> rustix::io::Result<()> {
+    if huge {
         // hugetlbfs has no write(2).
-        let len = usize::try_from(page).map_err(|_| Errno::NOMEM)?;
+        let len = usize::try_from(HUGE_PAGE).map_err(|_| Errno::NOMEM)?;
         return sys::Mapping::new(memfd.as_fd(), 0, len)
             .map(|mapping| mapping.write(header.as_bytes()));
     }

@@ -87,6 +87,22 @@ fn a_pool_is_a_power_of_two_with_room_for_its_header() {
 }
 
 #[test]
+fn slots_of_whole_huge_pages_start_at_one() {
+    for (slot_size, first) in [
+        (P, P),
+        (3 << 20, P),
+        (2 << 20, 2 << 20),
+        (16 << 20, 2 << 20),
+    ] {
+        let options = PoolOptions {
+            slot_size,
+            ..options(HeapKind::Memfd, 4)
+        };
+        assert_eq!(options.first_slot(), first, "{slot_size}");
+    }
+}
+
+#[test]
 fn the_header_describes_the_pool() {
     let pool = Pool::create(options(HeapKind::Memfd, 3)).unwrap();
     let header = WindowHeader::new(Uuid([9; 16]), 8 * P, P, 2 * P, 3);

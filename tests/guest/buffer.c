@@ -8,14 +8,17 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "guest-check.h"
 
 #define CHUNK (64 * 1024)
+#define HUGE_PAGE (2UL << 20)
 
 static sigjmp_buf on_fault;
 static volatile sig_atomic_t guarded;
@@ -59,6 +62,45 @@ int guarded_load(const volatile uint32_t *from, uint32_t *value)
 	return 0;
 }
 
+uint8_t *map_huge(int fd, size_t len, int prot, size_t shift)
+{
+	size_t room = len + shift + HUGE_PAGE;
+	uint8_t *reserved = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *at = (uint8_t *)(((uintptr_t)reserved + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1)) + shift;
+	uint8_t *map;
+	int err;
+
+	if (reserved == MAP_FAILED)
+		return reserved;
+	map = mmap(at, len, prot, MAP_SHARED | MAP_FIXED, fd, 0);
+	err = errno;
+	if (at > reserved)
+		munmap(reserved, at - reserved);
+	/* What is mapped is whole pages. */
+	len = (len + 4095) & ~4095UL;
+	if (map == MAP_FAILED)
+		munmap(at, reserved + room - at);
+	else
+		munmap(at + len, reserved + room - at - len);
+	errno = err;
+	return map;
+}
+
+int map_faults(int fd, size_t len, size_t shift)
+{
+	volatile uint8_t *map = map_huge(fd, len, PROT_READ, shift);
+	struct rusage before, after;
+
+	if (map == MAP_FAILED)
+		return -errno;
+	getrusage(RUSAGE_SELF, &before);
+	for (size_t offset = 0; offset < len; offset += 4096)
+		(void)map[offset];
+	getrusage(RUSAGE_SELF, &after);
+	munmap((void *)map, len);
+	return after.ru_minflt - before.ru_minflt;
+}
+
 const char *errno_name(int err)
 {
 	const char *name = strerrorname_np(err < 0 ? -err : err);
@@ -78,9 +120,14 @@ const char *printable(const uint8_t *name, char out[NAME_LEN + 1])
 
 int device_open(int flags)
 {
+	const char *named = getenv("DMABUF_DEVICE");
 	glob_t found;
 	int fd = -ENOENT;
 
+	if (named) {
+		fd = open(named, flags | O_CLOEXEC);
+		return fd < 0 ? -errno : fd;
+	}
 	if (glob("/dev/virtio-dmabuf*", 0, NULL, &found))
 		return fd;
 	fd = open(found.gl_pathv[0], flags | O_CLOEXEC);
@@ -126,8 +173,7 @@ int buffer_open(int dev, const char *name, bool writable, struct buffer *buf)
 	buf->fd = arg.fd;
 	buf->size = arg.size;
 	buf->enforcement = arg.enforcement;
-	buf->map = mmap(NULL, arg.size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED,
-			arg.fd, 0);
+	buf->map = map_huge(arg.fd, arg.size, writable ? PROT_READ | PROT_WRITE : PROT_READ, 0);
 	if (buf->map == MAP_FAILED) {
 		err = -errno;
 		close(arg.fd);

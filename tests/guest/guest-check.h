@@ -35,7 +35,7 @@ struct buffer {
 	uint8_t *map;
 };
 
-/* A device node, or -1: the first that is there. */
+/* A device node, or -errno: $DMABUF_DEVICE, or the first that is there. */
 int device_open(int flags);
 int device_info(int dev, struct virtio_dmabuf_ioc_info *info);
 /* Calls @each for every buffer that may be opened. 0 or -errno. */
@@ -49,6 +49,10 @@ int buffer_crc(const struct buffer *buf, uint64_t len, uint32_t *crc);
 int buffer_get(const struct buffer *buf, uint64_t offset, void *to, size_t len);
 int buffer_put(const struct buffer *buf, uint64_t offset, const void *from, size_t len);
 int buffer_dump(const struct buffer *buf, const char *path, uint64_t len);
+/* Maps it, shared, @shift bytes from where a huge page can start; as mmap(). */
+uint8_t *map_huge(int fd, size_t len, int prot, size_t shift);
+/* How many faults it takes to read a page each of it, mapped so; or -errno. */
+int map_faults(int fd, size_t len, size_t shift);
 /* Copies, though either side may raise SIGBUS or SIGSEGV. */
 int guarded_copy(void *to, const void *from, size_t len);
 

@@ -208,7 +208,7 @@ static void cmd_hold(char **args)
 	err = heap_alloc(heap, len, O_RDWR | O_CLOEXEC, &fd);
 	if (err)
 		die("alloc", err);
-	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	map = map_huge(fd, len, PROT_READ | PROT_WRITE, 0);
 	if (map == MAP_FAILED)
 		die("mmap", errno);
 	memset(map, 0x77, len);
@@ -224,6 +224,17 @@ static void cmd_hold(char **args)
 		puts(errno_name(err));
 		fflush(stdout);
 	}
+}
+
+static void cmd_faults(char **args)
+{
+	size_t len = strtoul(args[1], NULL, 0);
+	int fd, err = heap_alloc(heap_open(args[0]), len, O_RDWR | O_CLOEXEC, &fd);
+
+	if (err)
+		die("alloc", err);
+	printf("%d faults, %d if nothing is aligned\n", map_faults(fd, len, 0),
+	       map_faults(fd, len, PAGE));
 }
 
 static void cmd_capture(char **args)
@@ -287,6 +298,7 @@ static const struct command {
 	{ "cycles", 3, "HEAP SIZE COUNT", cmd_cycles },
 	{ "hold", 2, "HEAP SIZE", cmd_hold },
 	{ "pin", 2, "VIDEO-IN NAME", cmd_pin },
+	{ "faults", 2, "HEAP SIZE", cmd_faults },
 	{ "capture", 4, "HEAP VIDEO-IN VIDEO-OUT PREFIX", cmd_capture },
 };
 

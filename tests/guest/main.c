@@ -185,6 +185,14 @@ static void cmd_revoked(char **args)
 		die(args[0], err);
 }
 
+static void cmd_faults(char **args)
+{
+	struct buffer buf = opened(args[0], false);
+
+	printf("%d faults, %d if nothing is aligned\n", map_faults(buf.fd, buf.size, 0),
+	       map_faults(buf.fd, buf.size, 4096));
+}
+
 static void cmd_attack(char **args)
 {
 	struct buffer buf = opened(args[0], false);
@@ -253,6 +261,7 @@ static const struct command {
 	{ "write", 3, 3, "NAME OFFSET HEXBYTE", cmd_write },
 	{ "keep", 2, 2, "NAME ro|rw", cmd_keep },
 	{ "revoked", 6, 6, "NAME-RW HEXWORD NAME-RO HEXWORD FILE-READING FILE-END", cmd_revoked },
+	{ "faults", 1, 1, "NAME", cmd_faults },
 	{ "attack", 1, 1, "NAME", cmd_attack },
 	{ "stream-list", 0, 0, "", cmd_stream_list },
 	{ "stream-stats", 1, 1, "NAME", cmd_stream_stats },
@@ -264,7 +273,7 @@ static const struct command {
 
 static _Noreturn void usage(void)
 {
-	fprintf(stderr, "usage: guest-check list | info | negative | lockstep [PORT]\n");
+	fprintf(stderr, "usage: guest-check list | info | negative | lockstep [PORT|-]\n");
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		fprintf(stderr, "       guest-check %s %s\n", commands[i].name, commands[i].usage);
 	exit(2);
