@@ -24,10 +24,35 @@ grep '^not ok' /tmp/tap
 check selftests_all [ $ended = 0 ]
 tail -n 1 /tmp/tap
 
+# prints TEXT COMMAND...
+prints() {
+	text=$1
+	shift
+	"$@" >/tmp/printed 2>&1
+	cat /tmp/printed
+	[ "$(cat /tmp/printed)" = "$text" ]
+}
+for program in frame-crc frame_crc; do
+	check "example_$program" prints "2097152 bytes, crc $(cat /share/crc)" $program frame/0
+done
+for program in heap-fill heap_fill; do
+	check "example_$program" prints 'first byte 5a, last byte 5a' $program $heap 65536 5a
+done
+# at_most FAULTS COMMAND...: reading a whole buffer takes no more, where a huge page can be mapped.
+at_most() {
+	limit=$1
+	shift
+	faults=$("$@")
+	echo "$faults"
+	[ "${faults%% *}" -le "$limit" ]
+}
+check faults_2M_static at_most 1 guest-check faults frame/0
+check faults_3M_heap at_most 5 heap-check faults $heap 3145728
+
 heap-check contract $heap $quota
-# Two layers of emulation are slow: there a few, to see that they pass.
-if [ "$BED" = nested ]; then count=50; else count=1000; fi
-heap-check cycles $heap 65536 $count
+step "allocating 1000 times"
+heap-check cycles $heap 65536 1000
+step "done"
 
 # vivid has one node for each direction.
 node() { for name in /sys/class/video4linux/video*/name; do grep -q -- "$1\$" "$name" && basename "$(dirname "$name")"; done; }
@@ -41,6 +66,18 @@ touch /share/captured
 eventually 60 test -e /share/compared
 exec 6>&-
 wait
+if [ "$BED" = flat ]; then
+	# It takes dma-bufs from another V4L2 device only: heap-expbuf gives it our heap's instead.
+	LD_PRELOAD=/usr/bin/heap-expbuf EXPBUF_HEAP=$heap v4l2-compliance -d "/dev/$(node vid-cap)" \
+		-e "/dev/$(node vid-out)" -s 10 >/tmp/compliance 2>&1
+	cp /tmp/compliance /share/
+	grep 'DMABUF\|^Total\|fail' /tmp/compliance
+	compliant() {
+		grep -q 'test DMABUF (select): OK' /tmp/compliance && ! grep 'test DMABUF.*: FAIL' /tmp/compliance &&
+			grep -c '^heap-expbuf' /tmp/compliance
+	}
+	check v4l2_compliance compliant
+fi
 no_handles() { guest-check info | grep '^handles 0 '; }
 check no_handles eventually 10 no_handles
 check no_mappings sh -c 'guest-check info | grep "^mappings 0 "'

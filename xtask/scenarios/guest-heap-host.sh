@@ -3,6 +3,7 @@
 eventually 60 test -e "$BED_SHARE/up"
 settled
 base=$(usage)
+dmabufctl crc frame/0 | tail -n 1 >"$BED_SHARE/crc"
 touch "$BED_SHARE/counted"
 eventually 200 test -e "$BED_SHARE/captured"
 right=0

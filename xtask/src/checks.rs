@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::attack;
 use crate::bed::{self, Programs};
@@ -17,6 +17,7 @@ use crate::lock::CacheLock;
 use crate::module_checks;
 use crate::modules;
 use crate::packages;
+use crate::paths;
 use crate::plan::BedKind;
 use crate::process::{head, tail};
 use crate::project::{self, PAYLOAD, cargo};
@@ -237,8 +238,16 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
         if older {
             bed::prepare_older(&mut ready)?;
         }
+        ready.guest_programs.extend(project::build_examples()?);
         let _lock = CacheLock::take()?;
         ready.guest_programs.push(kernel_source::heap_test()?);
+        let compliance = paths::tree().join("usr/bin/v4l2-compliance");
+        ready.guest_programs.push(compliance);
+        let examples = modules::build_program("examples/c")?;
+        let Some(examples) = examples.products else {
+            bail!("the examples do not build:\n{}", examples.log);
+        };
+        ready.guest_programs.extend(examples);
         Ok(ready)
     });
     let ready = match prepared {

@@ -36,6 +36,9 @@ const GUEST_LIBRARIES: &[&str] = &[
     "libgcc_s.so.1",
     "libstdc++.so.6",
     "libdrm.so.2",
+    "libv4l2.so.0",
+    "libv4lconvert.so.0",
+    "libjpeg.so.62",
 ];
 const RECIPE: u32 = 1;
 

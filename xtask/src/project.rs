@@ -11,7 +11,7 @@ use crate::paths;
 
 /// Builds daemon and client programs (release, the beds are slow machines) and returns the executables.
 pub fn build() -> Result<Vec<PathBuf>> {
-    executables(&[
+    let arguments = [
         "build",
         "--release",
         "--quiet",
@@ -19,12 +19,13 @@ pub fn build() -> Result<Vec<PathBuf>> {
         "--exclude",
         "xtask",
         "--bins",
-    ])
+    ];
+    executables(&arguments, &[])
 }
 
 /// Builds the test programs with tests that need heaps, for the host VM.
 pub fn build_tests() -> Result<Vec<PathBuf>> {
-    let built = executables(&[
+    let arguments = [
         "test",
         "--no-run",
         "--quiet",
@@ -36,9 +37,22 @@ pub fn build_tests() -> Result<Vec<PathBuf>> {
         "real_daemon",
         "--test",
         "front_end",
-    ])?;
+    ];
+    let built = executables(&arguments, &[])?;
     let is_test = |path: &PathBuf| path.parent().is_some_and(|place| place.ends_with("deps"));
     Ok(built.into_iter().filter(is_test).collect())
+}
+
+/// Builds the examples for guests, each for a guest without libraries.
+pub fn build_examples() -> Result<Vec<PathBuf>> {
+    let mut built = Vec::new();
+    for name in ["frame_crc", "heap_fill"] {
+        let example = ["rustc", "--quiet", "--release", "--example", name];
+        let rustc = ["-C", "target-feature=+crt-static", "-C", "strip=symbols"];
+        let found = executables(&example, &rustc)?;
+        built.extend(found);
+    }
+    Ok(built)
 }
 
 /// What cargo has to be told to build, or look at, the guest without an operating system: see its `Cargo.toml`.
@@ -54,11 +68,11 @@ pub const PAYLOAD: &[&str] = &[
 
 /// Builds that guest.
 pub fn build_payload() -> Result<Vec<PathBuf>> {
-    executables(&[&["build"], PAYLOAD].concat())
+    executables(&[&["build"], PAYLOAD].concat(), &[])
 }
 
-/// The executables that cargo makes of these arguments.
-fn executables(arguments: &[&str]) -> Result<Vec<PathBuf>> {
+/// The executables that cargo makes of these arguments, and those for rustc.
+fn executables(arguments: &[&str], rustc: &[&str]) -> Result<Vec<PathBuf>> {
     #[derive(Deserialize)]
     struct Message {
         reason: String,
@@ -68,6 +82,8 @@ fn executables(arguments: &[&str]) -> Result<Vec<PathBuf>> {
     let output = cargo()
         .args(arguments)
         .arg("--message-format=json-render-diagnostics")
+        .args((!rustc.is_empty()).then_some("--"))
+        .args(rustc)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
