@@ -33,6 +33,7 @@ pub const ALL: &[Scenario] = &[
     HOT_PLUG,
     revoke::SCENARIO,
     OLDER_KERNEL,
+    TWO_DEVICES,
 ];
 
 const SMOKE: Scenario = Scenario {
@@ -439,4 +440,43 @@ const OLDER_KERNEL: Scenario = Scenario {
         "all_released",
     ],
     limit: Duration::from_secs(180),
+};
+
+const TWO_DEVICES: Scenario = Scenario {
+    name: "two-devices",
+    beds: &[BedKind::Flat],
+    before: Some(include_str!("../scenarios/two-devices-before.sh")),
+    host: Some(include_str!("../scenarios/two-devices-host.sh")),
+    guest: Some(include_str!("../scenarios/two-devices-guest.sh")),
+    config: Some(include_str!("../scenarios/two-devices.toml")),
+    machine: Machine {
+        all_devices: true,
+        ..Machine::USUAL
+    },
+    required: &[
+        "node_of_first",
+        "node_of_second",
+        "second_may_not",
+        "heap_names",
+        "first_heap",
+        "second_heap",
+        "second_stays_reads_common/0",
+        "second_stays_own",
+        "second_stays_node_gone",
+        "second_stays_revoked",
+        "second_stays_heap_gone",
+        "second_stays_heap_stays",
+        "second_stays_still_reads_common/0",
+        "second_stays_still_writes",
+        "second_stays_heap_back",
+        "first_stays_still_reads_front/0",
+        "first_stays_still_reads_common/0",
+        "first_stays_still_writes",
+        "first_stays_revoked",
+        "first_stays_heap_names",
+        "first_no_handles",
+        "second_no_handles",
+        "all_released",
+    ],
+    limit: Duration::from_secs(100),
 };
