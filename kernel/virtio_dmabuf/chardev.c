@@ -27,13 +27,15 @@
  * struct vdmabuf_client - an open file
  * @node: in vdmabuf_device.clients
  * @vd: the device
+ * @session: the session that its reader knows of
  * @wait: readers and pollers
- * @read_lock: one reader at a time
+ * @read_lock: one reader at a time; guards @session
  * @events: what was not read yet; written under vdmabuf_device.client_lock
  */
 struct vdmabuf_client {
 	struct list_head node;
 	struct vdmabuf_device *vd;
+	u64 session;
 	wait_queue_head_t wait;
 	struct mutex read_lock;
 	DECLARE_KFIFO(events, struct virtio_dmabuf_ioc_event, VDMABUF_CLIENT_EVENTS);
@@ -166,6 +168,27 @@ static long vdmabuf_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 	}
 }
 
+/* Whether the device has begun a new session, which the reader doesn't know of. */
+static bool vdmabuf_is_stale(const struct vdmabuf_client *client)
+{
+	return vdmabuf_is_live(client->vd) &&
+	       READ_ONCE(client->session) != vdmabuf_session(client->vd);
+}
+
+/*
+ * The caller holds read_lock. After a suspend or a reset the reader is told once that
+ * it has to list, and to open, anew; events from before would only mislead it.
+ */
+static int vdmabuf_read_events(struct vdmabuf_client *client, char __user *ubuf, size_t size,
+			       unsigned int *copied)
+{
+	if (!vdmabuf_is_stale(client))
+		return kfifo_to_user(&client->events, ubuf, size, copied);
+	WRITE_ONCE(client->session, vdmabuf_session(client->vd));
+	kfifo_reset_out(&client->events);
+	return -ESTALE;
+}
+
 static ssize_t vdmabuf_read(struct file *file, char __user *ubuf, size_t size, loff_t *pos)
 {
 	struct vdmabuf_client *client = file->private_data;
@@ -177,7 +200,7 @@ static ssize_t vdmabuf_read(struct file *file, char __user *ubuf, size_t size, l
 	for (;;) {
 		if (mutex_lock_interruptible(&client->read_lock))
 			return -ERESTARTSYS;
-		err = kfifo_to_user(&client->events, ubuf, size, &copied);
+		err = vdmabuf_read_events(client, ubuf, size, &copied);
 		mutex_unlock(&client->read_lock);
 		if (err)
 			return err;
@@ -189,7 +212,8 @@ static ssize_t vdmabuf_read(struct file *file, char __user *ubuf, size_t size, l
 			return -EAGAIN;
 		err = wait_event_interruptible(client->wait,
 					       !kfifo_is_empty(&client->events) ||
-					       !vdmabuf_is_live(client->vd));
+					       !vdmabuf_is_live(client->vd) ||
+					       vdmabuf_is_stale(client));
 		if (err)
 			return err;
 	}
@@ -201,7 +225,7 @@ static __poll_t vdmabuf_poll(struct file *file, poll_table *table)
 	__poll_t mask = 0;
 
 	poll_wait(file, &client->wait, table);
-	if (!kfifo_is_empty(&client->events))
+	if (!kfifo_is_empty(&client->events) || vdmabuf_is_stale(client))
 		mask |= EPOLLIN | EPOLLRDNORM;
 	if (!vdmabuf_is_live(client->vd))
 		mask |= EPOLLERR | EPOLLHUP;
@@ -216,6 +240,7 @@ static int vdmabuf_open(struct inode *inode, struct file *file)
 	if (!client)
 		return -ENOMEM;
 	client->vd = vd;
+	client->session = vdmabuf_session(vd);
 	init_waitqueue_head(&client->wait);
 	mutex_init(&client->read_lock);
 	INIT_KFIFO(client->events);

@@ -185,7 +185,12 @@ static int vdmabuf_freeze(struct virtio_device *vdev)
 /* ... and a new one begins, with no handles. */
 static int vdmabuf_restore(struct virtio_device *vdev)
 {
-	return vdmabuf_session_start(vdev->priv);
+	struct vdmabuf_device *vd = vdev->priv;
+	int err = vdmabuf_session_start(vd);
+
+	/* Readers have to know. */
+	vdmabuf_chardev_wake(vd);
+	return err;
 }
 
 #ifdef VDMABUF_HAS_RESET_PREPARE

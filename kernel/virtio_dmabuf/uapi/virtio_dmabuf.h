@@ -667,6 +667,10 @@ struct virtio_dmabuf_ioc_open {
  *
  * A buffer that is taken away is revoked by the driver a little earlier: mappings of
  * its dma-buf raise SIGBUS, and everything else fails with EIO.
+ *
+ * After a suspend of the guest, or another reset of the device, read() fails once
+ * with ESTALE: what was opened is gone, list and open again. It fails with EIO while
+ * the device is gone.
  */
 struct virtio_dmabuf_ioc_event {
 	__u32 kind;
