@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let fd_flags = (OFlags::RDWR | OFlags::CLOEXEC).bits();
     let mut data = Allocation {
         len: bytes.parse()?,
-        fd: -1,
+        fd: 0,
         fd_flags,
         heap_flags: 0,
     };
