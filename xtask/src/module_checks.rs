@@ -28,6 +28,8 @@ const RULES_OFF: &[&str] = &[
     "ALLOC_WITH_SIZEOF",
     // What a lock guards is said by the kernel-doc of its structure.
     "UNCOMMENTED_DEFINITION",
+    // Said of a revocation that is dropped, for want of memory or because there are too many.
+    "OOM_MESSAGE",
     // Headers for programs: they have no BIT().
     "BIT_MACRO",
 ];

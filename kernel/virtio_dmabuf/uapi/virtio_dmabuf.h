@@ -150,7 +150,7 @@
 #define VIRTIO_DMABUF_BUFFER_STATIC	1
 /* virtio_dmabuf_{import,publish}.flags */
 #define VIRTIO_DMABUF_PUBLISH_KEEP	1
-/* virtio_dmabuf_event.value of VIRTIO_DMABUF_EVENT_FREE: others may still see the memory, as zeroes */
+/* virtio_dmabuf_event.value of VIRTIO_DMABUF_EVENT_FREE: others may still see it, as zeroes */
 #define VIRTIO_DMABUF_FREE_SHARED	1
 /* Longest virtio_dmabuf_{revoke,stream_revoke}.deadline_ms; more counts as that */
 #define VIRTIO_DMABUF_REVOKE_MAX_MS	60000
