@@ -4,6 +4,8 @@ driver=/sys/bus/virtio/drivers/virtio_dmabuf
 both='system virtio-system virtio1-system'
 heaps() { echo $(ls /dev/dma_heap); }
 name_is() { DMABUF_DEVICE=$1 guest-check info | grep "^name $2\$"; }
+touch /share/up
+eventually 60 test -e /share/counted
 # In the order in which QEMU has them.
 check node_of_first name_is /dev/virtio-dmabuf0 first
 check node_of_second name_is /dev/virtio-dmabuf1 second

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # Two devices in one guest: buffers of the one are used while the other one goes away.
+eventually 60 test -e "$BED_SHARE/up"
 settled
 base=$(usage)
+touch "$BED_SHARE/counted"
 # round NAME OWN STATIC...: buffers of one device, while the other one goes; both may have the common window.
 round() {
 	name=$1 own=$2
