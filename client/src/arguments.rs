@@ -1,8 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Values on the command lines of the tools.
 
+use crate::DEFAULT_SOCKET;
 use crate::error::{Error, Result};
+use std::path::PathBuf;
 use std::time::Duration;
+
+/// Where buffers and streams are: with the daemon of this host, or in a guest with its driver.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PlaceArguments {
+    /// The daemon's broker socket
+    #[arg(long, default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// In a guest: the device of its driver, /dev/virtio-dmabuf0, instead of the socket
+    #[arg(long, conflicts_with = "socket")]
+    pub guest_device: Option<PathBuf>,
+}
 
 /// A number of bytes: decimal or `0x…`, optionally with K, M or G (1024, 1024², 1024³).
 ///

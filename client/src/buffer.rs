@@ -52,7 +52,7 @@ impl TryFrom<&wire::BufferInfo> for BufferInfo {
     }
 }
 
-fn picture(raw: &wire::Format) -> Result<Option<wire::Format>> {
+pub(crate) fn picture(raw: &wire::Format) -> Result<Option<wire::Format>> {
     if raw.fourcc.get() == 0 {
         return Ok(None);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The producer's loop: take buffers from the daemon, let a source fill them, name them, keep going.
+//! The producer's loop: take buffers from a sink, let a source fill them, name them, keep going.
 //!
 //! Free-running, frames just happen and consumers see them in the buffers. In *lockstep* each frame stands still until a
 //! partner on stdin says so, which lets a test compare what both sides see:
@@ -22,11 +22,14 @@
 //!
 //! Events are taken from the socket once per frame; while a frame stands still they wait there.
 
+use crate::arguments::PlaceArguments;
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::guest::Device;
 use crate::mapping::Mapping;
+use crate::shared_memory::SharedMemory;
+use crate::sink::FrameSink;
 use crate::source::{Frame, FrameSource, Slot};
-use crate::stream::Producer;
 use dmabuf_protocol::{Access, PAGE_SIZE, Status};
 use std::fs::File;
 use std::io::{BufRead, Write};
@@ -61,21 +64,44 @@ pub struct ShareArguments {
     pub lockstep: bool,
 }
 
-/// Takes buffers, publishes them, and lets `source` fill them until the number of frames is reached or `input` says quit.
+/// [`share`] on the host, or in a guest.
 ///
 /// # Errors
-/// Whatever the daemon or the source fails with; [`Error::Gone`] when the daemon ends.
-pub fn share(
-    client: &mut Client,
+/// As [`share`]; [`Error::Connect`], and [`Error::Device`] in a guest, when nobody is there.
+pub fn share_at(
+    place: &PlaceArguments,
     source: &mut impl FrameSource,
     arguments: &ShareArguments,
     input: &mut impl BufRead,
     output: &mut impl Write,
 ) -> Result<()> {
-    let mut slots = slots(client, source, arguments)?;
+    match &place.guest_device {
+        None => {
+            let mut client = Client::connect(&place.socket)?;
+            share(&mut client, source, arguments, input, output)
+        }
+        Some(device) => {
+            let mut device = Device::open(device)?;
+            share(&mut device, source, arguments, input, output)
+        }
+    }
+}
+
+/// Takes buffers, publishes them, and lets `source` fill them until the number of frames is reached or `input` says quit.
+///
+/// # Errors
+/// Whatever the daemon or the source fails with; [`Error::Gone`] when the daemon ends.
+pub fn share(
+    sink: &mut impl FrameSink,
+    source: &mut impl FrameSource,
+    arguments: &ShareArguments,
+    input: &mut impl BufRead,
+    output: &mut impl Write,
+) -> Result<()> {
+    let mut slots = slots(sink, source, arguments)?;
     source.start(&slots)?;
     if arguments.stream {
-        return stream(client, source, arguments, &mut slots, output);
+        return stream(sink, source, arguments, &mut slots, output);
     }
     log::info!(
         "sharing {} as {}/0 to {}/{}",
@@ -85,7 +111,7 @@ pub fn share(
         slots.len().saturating_sub(1)
     );
     let views = if arguments.lockstep {
-        views(client, &slots)?
+        views(sink, &slots)?
     } else {
         Vec::new()
     };
@@ -105,24 +131,23 @@ pub fn share(
             }
         }
         source.give_back(&slots, frame)?;
-        // Nobody here wants events; taking them shows when the daemon is gone.
-        while client.next_event()?.is_some() {}
+        sink.check()?;
     }
     log::info!("{count} frames in {:.1} s", begun.elapsed().as_secs_f32());
     Ok(())
 }
 
 /// Hands the frames over to the consumers of a stream, until the number of frames is reached.
-fn stream(
-    client: &mut Client,
+fn stream<S: FrameSink>(
+    sink: &mut S,
     source: &mut impl FrameSource,
     arguments: &ShareArguments,
-    slots: &mut [Slot],
+    slots: &mut [Slot<S::Buffer>],
     output: &mut impl Write,
 ) -> Result<()> {
-    let producer = Producer::create(client, &arguments.name, source.format())?;
+    let stream = sink.begin(&arguments.name, source.format())?;
     for slot in slots.iter() {
-        producer.add(client, &slot.allocation)?;
+        sink.add(&stream, &slot.buffer)?;
     }
     log::info!("stream {} of {}", arguments.name, source.picture());
     let begun = Instant::now();
@@ -131,7 +156,7 @@ fn stream(
     let mut out: Vec<Option<Frame>> = vec![None; slots.len()];
     while arguments.frames.is_none_or(|frames| count < frames) {
         while out.iter().filter(|frame| frame.is_none()).count() < source.needs() {
-            let Some(index) = producer.reclaim(client, FRAME_LIMIT)? else {
+            let Some(index) = sink.reclaim(&stream, FRAME_LIMIT)? else {
                 log::warn!("no consumer gives a buffer back");
                 continue;
             };
@@ -149,14 +174,15 @@ fn stream(
         };
         let crc = if arguments.crc {
             let _access = slot
-                .allocation
+                .buffer
+                .as_ref()
                 .begin_cpu_access(Access::ReadOnly, FRAME_LIMIT)?;
             Some(slot.mapping.crc32(0, frame.bytes)?)
         } else {
             None
         };
         let index = u32::try_from(frame.slot).unwrap_or(u32::MAX);
-        let sequence = producer.queue(client, index, frame.timestamp_ns)?;
+        let sequence = sink.queue(&stream, index, frame.timestamp_ns)?;
         *place = Some(frame);
         count += 1;
         if let Some(crc) = crc {
@@ -171,23 +197,23 @@ fn stream(
 }
 
 /// All buffers are allocated and mapped before the first is published: a memfd pool can't be mapped writable after.
-fn slots(
-    client: &mut Client,
+fn slots<S: FrameSink>(
+    sink: &mut S,
     source: &impl FrameSource,
     arguments: &ShareArguments,
-) -> Result<Vec<Slot>> {
+) -> Result<Vec<Slot<S::Buffer>>> {
     let mut slots = Vec::new();
     for number in 0..arguments.buffers {
-        let allocation = client.alloc(&arguments.heap, source.frame_size())?;
-        let mapping = allocation.map_mut()?;
+        let buffer = sink.take(&arguments.heap, source.frame_size())?;
+        let mapping = buffer.as_ref().map_mut()?;
         slots.push(Slot {
             name: format!("{}/{number}", arguments.name),
-            allocation,
+            buffer,
             mapping,
         });
     }
     for slot in &slots {
-        client.publish(&slot.allocation, &slot.name, source.format(), false)?;
+        sink.show(&slot.buffer, &slot.name, source.format())?;
     }
     Ok(slots)
 }
@@ -195,19 +221,19 @@ fn slots(
 /// How this process looks at a frame as a consumer.
 enum View {
     /// As other consumers: by an alias of its own.
-    Alias(crate::alias::Alias, Mapping),
+    Alias(SharedMemory, Mapping),
     /// By the producer's mapping, when no grant lets it open its own buffers read-only.
     Producer,
 }
 
-fn views(client: &mut Client, slots: &[Slot]) -> Result<Vec<View>> {
+fn views<S: FrameSink>(sink: &mut S, slots: &[Slot<S::Buffer>]) -> Result<Vec<View>> {
     slots
         .iter()
-        .map(|slot| match client.open(&slot.name, Access::ReadOnly) {
-            Ok(alias) => {
-                let mapping = alias.map()?;
+        .map(|slot| match sink.look_at(&slot.name) {
+            Ok(memory) => {
+                let mapping = memory.map()?;
                 log::info!("reading {} by a read-only alias", slot.name);
-                Ok(View::Alias(alias, mapping))
+                Ok(View::Alias(memory, mapping))
             }
             Err(Error::Refused {
                 status: status @ (Status::EACCES | Status::ENOENT),
@@ -231,13 +257,13 @@ enum Next {
 }
 
 /// One frame that stands still.
-struct Lockstep<'a> {
-    slot: &'a mut Slot,
+struct Lockstep<'a, B> {
+    slot: &'a mut Slot<B>,
     view: &'a View,
     frame: Frame,
 }
 
-impl Lockstep<'_> {
+impl<B: AsRef<SharedMemory>> Lockstep<'_, B> {
     fn serve(mut self, input: &mut impl BufRead, output: &mut impl Write) -> Result<Next> {
         let crc = self.crc()?;
         let Frame {
@@ -286,11 +312,11 @@ impl Lockstep<'_> {
     }
 
     fn look<T>(&self, look: impl FnOnce(&Mapping, usize) -> Result<T>) -> Result<T> {
-        let (alias, mapping) = match self.view {
-            View::Alias(alias, mapping) => (alias, mapping),
-            View::Producer => (&*self.slot.allocation, &*self.slot.mapping),
+        let (memory, mapping) = match self.view {
+            View::Alias(memory, mapping) => (memory, mapping),
+            View::Producer => (self.slot.buffer.as_ref(), &*self.slot.mapping),
         };
-        let _access = alias.begin_cpu_access(Access::ReadOnly, FRAME_LIMIT)?;
+        let _access = memory.begin_cpu_access(Access::ReadOnly, FRAME_LIMIT)?;
         look(mapping, self.frame.bytes)
     }
 
@@ -300,7 +326,8 @@ impl Lockstep<'_> {
         })?;
         let _access = self
             .slot
-            .allocation
+            .buffer
+            .as_ref()
             .begin_cpu_access(Access::ReadWrite, FRAME_LIMIT)?;
         let page_size = usize::try_from(PAGE_SIZE).unwrap_or(4096);
         for (page, offset) in (0..).zip((0..self.frame.bytes).step_by(page_size)) {

@@ -8,7 +8,7 @@ use rustix::io::{Errno, Result, retry_on_intr};
 use rustix::ioctl::{Opcode, Setter, Updater, ioctl, opcode};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mprotect, munmap};
 use std::ffi::c_void;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{NonNull, null_mut};
 
 /// A shared mapping of some fd. Other processes and devices may change its bytes at any time.
@@ -158,6 +158,20 @@ pub(crate) fn sync(fd: BorrowedFd<'_>, access: Access, bracket: Bracket) -> Resu
     let flags = access | if bracket == Bracket::End { END } else { 0 };
     // SAFETY: the ioctl reads one u64 (struct dma_buf_sync) and touches no other memory of this process.
     retry_on_intr(|| unsafe { ioctl(fd, Setter::<SYNC, u64>::new(flags)) })
+}
+
+/// `DMA_BUF_IOCTL_EXPORT_SYNC_FILE`: the fences of whoever writes to a dma-buf now.
+pub(crate) fn export_sync_file(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const EXPORT: Opcode = opcode::read_write::<[i32; 2]>(b'b', 2);
+    const READ: i32 = 1;
+    // struct dma_buf_export_sync_file: flags, fd
+    let mut export = [READ, -1];
+    update::<EXPORT, _>(fd, &mut export)?;
+    match export {
+        // SAFETY: the ioctl has succeeded, and has just made this fd for its caller: it is nobody else's.
+        [_, fence] if fence >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fence) }),
+        _ => Err(Errno::BADF),
+    }
 }
 
 /// `struct sync_file_info`

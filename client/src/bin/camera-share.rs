@@ -2,10 +2,11 @@
 //! Shares a V4L2 camera: it captures into buffers of the daemon, which consumers open by name. Nothing is copied.
 
 use clap::Parser;
+use dmabuf_client::Result;
+use dmabuf_client::arguments::PlaceArguments;
 use dmabuf_client::picture::{Fourcc, Picture};
-use dmabuf_client::share::{ShareArguments, share};
+use dmabuf_client::share::{ShareArguments, share_at};
 use dmabuf_client::source::camera::Camera;
-use dmabuf_client::{Client, DEFAULT_SOCKET, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -33,9 +34,8 @@ struct Arguments {
     /// Make the picture of the kernel's test camera (vivid) move
     #[arg(long)]
     vivid_motion: bool,
-    /// The daemon's broker socket
-    #[arg(long, default_value = DEFAULT_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    place: PlaceArguments,
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -48,10 +48,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.vivid_motion {
         camera.vivid_motion()?;
     }
-    let mut client = Client::connect(&arguments.socket)?;
     let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
-    share(
-        &mut client,
+    share_at(
+        &arguments.place,
         &mut camera,
         &arguments.share,
         &mut input,

@@ -2,8 +2,11 @@
 //! Looks at a stream: frames per second, CRCs, or the pictures as a Y4M file, one of them as a PNG file.
 
 use clap::Parser;
+use dmabuf_client::arguments::PlaceArguments;
+use dmabuf_client::feed::FrameFeed;
+use dmabuf_client::guest::Device;
 use dmabuf_client::stream::{ConsumeMode, Consumer, Frame};
-use dmabuf_client::{Access, Client, DEFAULT_SOCKET, Error, Mapping, Result, Status, still};
+use dmabuf_client::{Access, Client, Error, Mapping, Result, Status, still};
 use dmabuf_protocol::wire::Format;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -35,9 +38,8 @@ struct Arguments {
     /// Longest wait for a frame in seconds
     #[arg(long, default_value_t = 10)]
     timeout: u32,
-    /// The daemon's broker socket
-    #[arg(long, default_value = DEFAULT_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    place: PlaceArguments,
 }
 
 /// A Y4M file that is being written.
@@ -107,22 +109,22 @@ fn frame_bytes(format: &Format) -> usize {
 }
 
 fn look(
-    consumer: &mut Consumer,
+    feed: &mut impl FrameFeed,
     frame: &Frame,
     arguments: &Arguments,
     y4m: &mut Option<Y4m>,
     png: Option<&Path>,
 ) -> Result<Option<u32>> {
     let limit = Duration::from_secs(arguments.timeout.into());
-    if !consumer.wait_finished(frame, limit)? {
+    if !feed.wait_finished(frame, limit)? {
         return Err(Error::Deadline {
             what: "waiting until a frame is finished",
             after: limit,
         });
     }
-    let format = consumer.format();
-    let (alias, pixels) = consumer.view(frame)?;
-    let _access = alias.begin_cpu_access(Access::ReadOnly, limit)?;
+    let format = feed.format();
+    let (memory, pixels) = feed.view(frame)?;
+    let _access = memory.begin_cpu_access(Access::ReadOnly, limit)?;
     if let Some(y4m) = y4m {
         y4m.write(pixels)?;
     }
@@ -142,17 +144,34 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<()> {
     let mode = arguments
         .fifo
         .map_or(ConsumeMode::Latest, ConsumeMode::Fifo);
+    match &arguments.place.guest_device {
+        None => {
+            let client = Client::connect(&arguments.place.socket)?;
+            view(
+                Consumer::open(client, &arguments.name, mode)?,
+                arguments,
+                out,
+            )
+        }
+        Some(device) => {
+            let device = Device::open(device)?;
+            // As long as the host allows.
+            let hold = Duration::ZERO;
+            view(device.consume(&arguments.name, mode, hold)?, arguments, out)
+        }
+    }
+}
+
+fn view(mut feed: impl FrameFeed, arguments: &Arguments, out: &mut impl Write) -> Result<()> {
     let limit = Duration::from_secs(arguments.timeout.into());
-    let client = Client::connect(&arguments.socket)?;
-    let mut consumer = Consumer::open(client, &arguments.name, mode)?;
     let mut y4m = match &arguments.y4m {
-        Some(path) => Some(Y4m::create(path, consumer.format())?),
+        Some(path) => Some(Y4m::create(path, feed.format())?),
         None => None,
     };
     let (mut count, mut shown, mut since) = (0u64, 0u32, Instant::now());
     let most = arguments.count.or(arguments.png.as_ref().map(|_| 1));
     while most.is_none_or(|most| count < most) {
-        let frame = match consumer.next(limit) {
+        let frame = match feed.next(limit) {
             Ok(Some(frame)) => frame,
             Ok(None) => {
                 return Err(Error::Deadline {
@@ -165,9 +184,9 @@ fn run(arguments: &Arguments, out: &mut impl Write) -> Result<()> {
         };
         let is_last = most == Some(count + 1);
         let png = arguments.png.as_deref().filter(|_| is_last);
-        let crc = look(&mut consumer, &frame, arguments, &mut y4m, png)?;
+        let crc = look(&mut feed, &frame, arguments, &mut y4m, png)?;
         let (sequence, timestamp, skipped) = (frame.sequence, frame.timestamp_ns, frame.skipped);
-        match consumer.release(frame) {
+        match feed.release(frame) {
             Ok(()) => {}
             // What was read may have been of another frame.
             Err(late) if late.status() == Some(Status::ESTALE) => {

@@ -2,10 +2,10 @@
 //! Shares a moving test pattern, like `camera-share` shares a camera: for machines that have none.
 
 use clap::Parser;
-use dmabuf_client::share::{ShareArguments, share};
+use dmabuf_client::Result;
+use dmabuf_client::arguments::PlaceArguments;
+use dmabuf_client::share::{ShareArguments, share_at};
 use dmabuf_client::source::pattern::Pattern;
-use dmabuf_client::{Client, DEFAULT_SOCKET, Result};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Draw a moving NV12 picture into shared buffers
@@ -23,18 +23,16 @@ struct Arguments {
     /// Frames per second; in lockstep, the partner sets the pace
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
     fps: u32,
-    /// The daemon's broker socket
-    #[arg(long, default_value = DEFAULT_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    place: PlaceArguments,
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
     let rate = (!arguments.share.lockstep).then_some(arguments.fps);
     let mut pattern = Pattern::new(arguments.width, arguments.height, rate)?;
-    let mut client = Client::connect(&arguments.socket)?;
     let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
-    share(
-        &mut client,
+    share_at(
+        &arguments.place,
         &mut pattern,
         &arguments.share,
         &mut input,

@@ -4,6 +4,7 @@
 use super::{Frame, FrameSource, Slot};
 use crate::error::{Error, Result};
 use crate::picture::{Picture, layout};
+use crate::shared_memory::SharedMemory;
 use crate::v4l2::{CaptureDevice, FrameLayout};
 use dmabuf_protocol::wire::Format;
 use std::os::fd::AsFd;
@@ -51,14 +52,15 @@ impl Camera {
         Ok(())
     }
 
-    fn queue(&self, slots: &[Slot], slot: usize) -> Result<()> {
+    fn queue(&self, slots: &[Slot<impl AsRef<SharedMemory>>], slot: usize) -> Result<()> {
         let known = slots.get(slot).zip(u32::try_from(slot).ok());
         let (buffer, index) = known.ok_or(Error::NotDmaBuf)?;
-        if !buffer.allocation.is_dma_buf() {
+        if !buffer.buffer.as_ref().is_dma_buf() {
             return Err(Error::NotDmaBuf);
         }
-        let size = u32::try_from(buffer.allocation.info().size).unwrap_or(u32::MAX);
-        self.device.queue(index, buffer.allocation.as_fd(), size)
+        let size = u32::try_from(buffer.buffer.as_ref().size()).unwrap_or(u32::MAX);
+        self.device
+            .queue(index, buffer.buffer.as_ref().as_fd(), size)
     }
 }
 
@@ -85,7 +87,7 @@ impl FrameSource for Camera {
         2
     }
 
-    fn start(&mut self, slots: &[Slot]) -> Result<()> {
+    fn start(&mut self, slots: &[Slot<impl AsRef<SharedMemory>>]) -> Result<()> {
         self.device
             .request_buffers(u32::try_from(slots.len()).unwrap_or(u32::MAX))?;
         for slot in 0..slots.len() {
@@ -94,7 +96,11 @@ impl FrameSource for Camera {
         self.device.start()
     }
 
-    fn next(&mut self, slots: &mut [Slot], limit: Duration) -> Result<Frame> {
+    fn next(
+        &mut self,
+        slots: &mut [Slot<impl AsRef<SharedMemory>>],
+        limit: Duration,
+    ) -> Result<Frame> {
         let until = Instant::now() + limit;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -124,7 +130,7 @@ impl FrameSource for Camera {
         }
     }
 
-    fn give_back(&mut self, slots: &[Slot], frame: Frame) -> Result<()> {
+    fn give_back(&mut self, slots: &[Slot<impl AsRef<SharedMemory>>], frame: Frame) -> Result<()> {
         self.queue(slots, frame.slot)
     }
 }

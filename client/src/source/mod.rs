@@ -6,20 +6,20 @@
 pub mod camera;
 pub mod pattern;
 
-use crate::alias::Allocation;
 use crate::error::Result;
 use crate::mapping::MappingMut;
 use crate::picture::Picture;
+use crate::shared_memory::SharedMemory;
 use dmabuf_protocol::wire::Format;
 use std::time::Duration;
 
-/// One of the buffers that frames go into.
+/// One of the buffers that frames go into, as a [`crate::sink::FrameSink`] has given it.
 #[derive(Debug)]
-pub struct Slot {
+pub struct Slot<B> {
     /// The name it is published under.
     pub name: String,
     /// The buffer.
-    pub allocation: Allocation,
+    pub buffer: B,
     /// The producer's mapping of it.
     pub mapping: MappingMut,
 }
@@ -57,17 +57,21 @@ pub trait FrameSource {
     ///
     /// # Errors
     /// When the source can't use these buffers.
-    fn start(&mut self, slots: &[Slot]) -> Result<()>;
+    fn start(&mut self, slots: &[Slot<impl AsRef<SharedMemory>>]) -> Result<()>;
 
     /// Waits for the next frame.
     ///
     /// # Errors
     /// [`crate::Error::Deadline`] when there is none within `limit`.
-    fn next(&mut self, slots: &mut [Slot], limit: Duration) -> Result<Frame>;
+    fn next(
+        &mut self,
+        slots: &mut [Slot<impl AsRef<SharedMemory>>],
+        limit: Duration,
+    ) -> Result<Frame>;
 
     /// Gives the source a frame's buffer back.
     ///
     /// # Errors
     /// When the source doesn't take it.
-    fn give_back(&mut self, slots: &[Slot], frame: Frame) -> Result<()>;
+    fn give_back(&mut self, slots: &[Slot<impl AsRef<SharedMemory>>], frame: Frame) -> Result<()>;
 }

@@ -5,6 +5,7 @@
 use super::{Frame, FrameSource, Slot};
 use crate::error::{Error, Result};
 use crate::picture::{Fourcc, Picture, layout};
+use crate::shared_memory::SharedMemory;
 use dmabuf_protocol::Access;
 use dmabuf_protocol::wire::Format;
 use rustix::time::{ClockId, clock_gettime};
@@ -58,9 +59,10 @@ impl Pattern {
         usize::try_from(self.frame_size()).unwrap_or(usize::MAX)
     }
 
-    fn draw(&self, slot: &mut Slot) -> Result<()> {
+    fn draw(&self, slot: &mut Slot<impl AsRef<SharedMemory>>) -> Result<()> {
         let _access = slot
-            .allocation
+            .buffer
+            .as_ref()
             .begin_cpu_access(Access::ReadWrite, Duration::from_secs(5))?;
         let width = usize::try_from(self.picture.width).unwrap_or_default();
         let mut at = 0;
@@ -123,12 +125,16 @@ impl FrameSource for Pattern {
         )
     }
 
-    fn start(&mut self, slots: &[Slot]) -> Result<()> {
+    fn start(&mut self, slots: &[Slot<impl AsRef<SharedMemory>>]) -> Result<()> {
         self.free = (0..slots.len()).collect();
         Ok(())
     }
 
-    fn next(&mut self, slots: &mut [Slot], limit: Duration) -> Result<Frame> {
+    fn next(
+        &mut self,
+        slots: &mut [Slot<impl AsRef<SharedMemory>>],
+        limit: Duration,
+    ) -> Result<Frame> {
         let nothing_free = Error::Deadline {
             what: "a buffer that is given back",
             after: limit,
@@ -152,7 +158,7 @@ impl FrameSource for Pattern {
         Ok(frame)
     }
 
-    fn give_back(&mut self, _slots: &[Slot], frame: Frame) -> Result<()> {
+    fn give_back(&mut self, _slots: &[Slot<impl AsRef<SharedMemory>>], frame: Frame) -> Result<()> {
         self.free.push_back(frame.slot);
         Ok(())
     }

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The end of a stream that gets frames.
 
-use super::known;
+use super::{known, sync_file_ended};
 use crate::alias::Alias;
 use crate::client::{Client, alias, parse_name};
-use crate::connection::{Reply, wait};
+use crate::connection::Reply;
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
-use crate::sys;
+use crate::views::Views;
 use dmabuf_protocol::wire::{self, Format};
 use dmabuf_protocol::{ConsumeMode, Enforcement, FenceUsage, OpCode, Status};
-use rustix::event::PollFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use zerocopy::little_endian::{U32, U64};
@@ -49,7 +48,7 @@ pub struct Consumer {
     max_held: u32,
     /// No frame was ready when the daemon last answered: it will send an event.
     idle: bool,
-    views: Vec<Option<(Alias, Mapping)>>,
+    views: Views<Alias>,
 }
 
 impl Consumer {
@@ -90,7 +89,7 @@ impl Consumer {
             buffers: reply.buffers.get(),
             max_held: reply.max_held.get(),
             idle: false,
-            views: Vec::new(),
+            views: Views::new(),
         })
     }
 
@@ -195,29 +194,16 @@ impl Consumer {
     /// [`Error::System`] with the fence's own error: the frame is spoilt. Where there is no sync_file, as
     /// [`Client::finish_wait`].
     pub fn wait_finished(&mut self, frame: &Frame, limit: Duration) -> Result<bool> {
-        let failed = |source| Error::System {
-            what: "what was to write the frame has failed",
-            source,
-        };
         match &frame.fence {
             _ if !frame.fenced => Ok(true),
-            Some(fence) => {
-                let ended = wait(fence.as_fd(), PollFlags::IN, Instant::now() + limit);
-                let ended = ended.map_err(Error::system("waiting for a fence"))?;
-                if ended {
-                    sys::sync_file_error(fence.as_fd())
-                        .map_or(Ok(()), |errno| Err(failed(errno)))?;
-                }
-                Ok(ended)
-            }
+            Some(fence) => sync_file_ended(fence.as_fd(), limit),
             None => {
                 // The daemon takes 0 for the longest wait that it allows.
                 let limit = limit.max(Duration::from_millis(1));
-                self.view(frame)?;
-                let view = usize::try_from(frame.index).ok();
-                let view = view.and_then(|place| self.views.get(place)?.as_ref());
-                let (alias, _) =
-                    view.ok_or(Error::Protocol("a frame in a buffer that can't be"))?;
+                let (client, number) = (&mut self.client, self.number);
+                let (alias, _) = self
+                    .views
+                    .get(frame.index, || open_buffer(client, number, frame.index))?;
                 let wait = self.client.fence_wait(alias, FenceUsage::Read, limit)?;
                 match self.client.finish_wait(&wait) {
                     Err(late) if late.status() == Some(Status::ETIMEDOUT) => Ok(false),
@@ -248,19 +234,9 @@ impl Consumer {
     /// # Errors
     /// As every call; [`Error::System`] when it can't be mapped.
     pub fn view(&mut self, frame: &Frame) -> Result<(&Alias, &Mapping)> {
-        let wrong = || Error::Protocol("a frame in a buffer that can't be");
-        let place = usize::try_from(frame.index).map_err(|_| wrong())?;
-        if self.views.len() <= place {
-            self.views.resize_with(place + 1, || None);
-        }
-        let view = self.views.get_mut(place).ok_or_else(wrong)?;
-        if view.is_none() {
-            let alias = open_buffer(&mut self.client, self.number, frame.index)?;
-            let mapping = alias.map()?;
-            *view = Some((alias, mapping));
-        }
-        let (alias, mapping) = view.as_ref().ok_or_else(wrong)?;
-        Ok((alias, mapping))
+        let (client, number) = (&mut self.client, self.number);
+        self.views
+            .get(frame.index, || open_buffer(client, number, frame.index))
     }
 
     /// Gives a frame back.

@@ -28,11 +28,12 @@ pub use producer::Producer;
 use crate::client::{Client, parse_name};
 use crate::connection::{Reply, wait};
 use crate::error::{Error, Result};
+use crate::sys;
 use dmabuf_protocol::OpCode;
 use dmabuf_protocol::wire::{self, Format};
 use rustix::event::PollFlags;
-use std::os::fd::AsFd;
-use std::time::Instant;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
 
@@ -211,6 +212,19 @@ impl Client {
             any = true;
         }
         Ok(any)
+    }
+}
+
+/// Waits for a sync_file; false: it hasn't ended within `limit`.
+pub(crate) fn sync_file_ended(fence: BorrowedFd<'_>, limit: Duration) -> Result<bool> {
+    let ended = wait(fence, PollFlags::IN, Instant::now() + limit)
+        .map_err(Error::system("waiting for a fence"))?;
+    match sys::sync_file_error(fence).filter(|_| ended) {
+        None => Ok(ended),
+        Some(source) => Err(Error::System {
+            what: "what was to write the frame has failed",
+            source,
+        }),
     }
 }
 

@@ -34,6 +34,7 @@ macro_rules! layout {
         const _: () = assert!(size_of::<$name>() == $size);
     )*};
 }
+pub(crate) use layout;
 
 layout! {
     /// `struct v4l2_capability`
