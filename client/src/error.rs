@@ -154,7 +154,7 @@ const fn advice(request: OpCode, status: Status) -> &'static str {
             "Only the client that has made a buffer can revoke it, and it must be allowed to publish the name"
         }
         (_, Status::EACCES) => {
-            "This client may not do that: its [[client]] entry in the daemon's configuration must allow the name or heap"
+            "This peer may not do that: its entry in the daemon's configuration, [[client]] or of a guest [[vm]], must allow the name or heap"
         }
         (OpCode::Alloc, Status::EBUSY) => {
             "All slots of the pool are taken: withdraw buffers, or configure more slots"

@@ -5,7 +5,7 @@
 //! connection's, and whoever finds that readable asks [`Client::wait_result`]. Ask before polling, too: the end may have
 //! come in between the replies to other calls.
 //!
-//! Who has a dma-buf ([`crate::Alias::is_dma_buf`]) or an alias of the host module can also poll that: its fd is readable
+//! Who has a dma-buf ([`crate::SharedMemory::is_dma_buf`]) or an alias of the host module can also poll that: its fd is readable
 //! when the buffer can be read. What a wait in the daemon has on top are its deadline, the end of the producer as an
 //! error, and the errors of fences.
 
@@ -196,7 +196,7 @@ impl Client {
 
     /// SYNC_START: begins an access of the CPU through the daemon, after the fences that are in its way. Returns how many
     /// such accesses of this alias are open now. For aliases that can't be bracketed by themselves: the read-only memfd of
-    /// a udmabuf pool. Elsewhere [`Alias::begin_cpu_access`] is shorter.
+    /// a udmabuf pool. Elsewhere [`crate::SharedMemory::begin_cpu_access`] is shorter.
     ///
     /// # Errors
     /// As every call. Set a deadline above the daemon's longest wait ([`Client::set_deadline`]).

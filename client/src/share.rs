@@ -203,11 +203,15 @@ fn slots<S: FrameSink>(
     arguments: &ShareArguments,
 ) -> Result<Vec<Slot<S::Buffer>>> {
     let mut slots = Vec::new();
+    let name = |number| format!("{}/{number}", arguments.name);
+    for number in 0..arguments.buffers {
+        sink.make_room(&name(number))?;
+    }
     for number in 0..arguments.buffers {
         let buffer = sink.take(&arguments.heap, source.frame_size())?;
         let mapping = buffer.as_ref().map_mut()?;
         slots.push(Slot {
-            name: format!("{}/{number}", arguments.name),
+            name: name(number),
             buffer,
             mapping,
         });

@@ -18,13 +18,19 @@ pub trait FrameSink {
     /// The producer's end of a stream.
     type Stream;
 
+    /// Takes a name away that an earlier program may have left here, and with it the memory.
+    ///
+    /// # Errors
+    /// As every call; [`crate::Error::BadName`].
+    fn make_room(&mut self, name: &str) -> Result<()>;
+
     /// A new buffer of at least `size` bytes from `heap`, which nobody else sees.
     ///
     /// # Errors
     /// As every call.
     fn take(&mut self, heap: &str, size: u64) -> Result<Self::Buffer>;
 
-    /// Gives it a name, as long as this process has it.
+    /// Gives it a name: for as long as this process lives, or in a guest until [`Self::make_room`].
     ///
     /// # Errors
     /// As every call; [`crate::Error::BadName`].
@@ -70,6 +76,11 @@ pub trait FrameSink {
 impl FrameSink for Client {
     type Buffer = Allocation;
     type Stream = Producer;
+
+    /// Names go with the connection that has given them.
+    fn make_room(&mut self, _name: &str) -> Result<()> {
+        Ok(())
+    }
 
     fn take(&mut self, heap: &str, size: u64) -> Result<Allocation> {
         self.alloc(heap, size)

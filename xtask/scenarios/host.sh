@@ -77,3 +77,75 @@ qemu_of() {
 }
 
 now() { date +%s; }
+
+# look NAME: the counters of all consumers of the stream $stream now, and the time.
+look() {
+	date +%s%3N >"$BED_RUN/look.$1"
+	dmabufctl stats "$stream" >>"$BED_RUN/look.$1"
+}
+# counter NAME PEER FIELD: of the peer's consumer in that look; PEER `produced` without a FIELD is the producer's.
+counter() {
+	awk -v peer="$2" -v field="${3:-}" '
+		$1 == peer || ($2 == "produced" && peer == "produced") {
+			for (i = 1; i < NF; i++) if ($i == (field == "" ? peer : field)) value = $(i + 1)
+		}
+		END { print value + 0 }' "$BED_RUN/look.$1"
+}
+frames() { echo $(($(counter "$2" produced) - $(counter "$1" produced))); }
+# streamed PEER COUNT: the peer has had as many frames.
+streamed() {
+	look now 2>/dev/null
+	[ "$(counter now "$1" delivered)" -ge "$2" ] 2>/dev/null
+}
+# lost FROM TO PEER: frames that it was too slow for, in a thousand that it could have had.
+lost() {
+	lost_frames=$(($(counter "$2" "$3" skipped) - $(counter "$1" "$3" skipped)))
+	echo $((lost_frames * 1000 / ($(frames "$1" "$2") + 1)))
+}
+# went NAME FROM TO PEER...: checks of how it went between two looks. What was measured first, for the same peers, is what
+# all others are compared with: at most $allowed frames in a thousand more are lost.
+allowed=20
+went() {
+	went_name=$1 went_from=$2 went_to=$3
+	shift 3
+	ms=$(($(head -n 1 "$BED_RUN/look.$went_to") - $(head -n 1 "$BED_RUN/look.$went_from")))
+	produced=$(frames "$went_from" "$went_to")
+	rate=$((produced * 10000 / ms))
+	[ -n "${first_rate:-}" ] || first_rate=$rate
+	verdict "${went_name}_produced" "$((rate / 10)).$((rate % 10)) fps, $produced frames" [ $rate -ge $((first_rate * (1000 - $allowed) / 1000)) ]
+	for peer in "$@"; do
+		delivered=$(($(counter "$went_to" "$peer" delivered) - $(counter "$went_from" "$peer" delivered)))
+		skipped=$(($(counter "$went_to" "$peer" skipped) - $(counter "$went_from" "$peer" skipped)))
+		loss=$(lost "$went_from" "$went_to" "$peer")
+		eval "[ -n \"\${first_loss_$peer:-}\" ] || first_loss_$peer=$loss"
+		eval "bound=\$((first_loss_$peer + $allowed))"
+		rate=$((delivered * 10000 / ms))
+		verdict "${went_name}_$peer" "$((rate / 10)).$((rate % 10)) fps, $delivered frames, $skipped skipped" [ $delivered -gt 0 -a "$loss" -le $bound ]
+	done
+}
+
+# adds_up STREAM COUNT: what each of that many consumers was told it missed is what it didn't get, in one look at all of them.
+adds_up() {
+	dmabufctl stats "$1" | awk -v consumers="$2" '
+		/produced/ { for (i = 1; i < NF; i++) if ($i == "produced") produced = $(i + 1) + 0 }
+		/joined/ {
+			for (i = 1; i < NF; i++) value[$i] = $(i + 1)
+			if (produced - value["joined"] != value["delivered"] + value["skipped"] + value["ready"]) { print; exit 1 }
+			count++
+		}
+		END { if (count != consumers) { print "consumers: " count; exit 1 } }'
+}
+
+# right PRODUCED SEEN: sequences increase, and each CRC is the producer's. What the producer handed over last, it may not have
+# told any more when it was ended.
+right() {
+	awk '
+		NR == FNR { crc[$1] = $3; end = $1; next }
+		$1 == end + 1 { next }
+		$1 <= last { print "after " last ": " $0; exit 1 }
+		crc[$1] "" != $3 "" { print "frame " $0 ", produced: " crc[$1]; exit 1 }
+		{ last = $1; count++ }
+		END { if (count < 3) exit 1; print count " frames up to " last }' "$1" "$2"
+}
+# different PRODUCED: the pictures move.
+different() { [ "$(awk '{ print $3 }' "$1" | sort -u | wc -l)" -gt 10 ]; }

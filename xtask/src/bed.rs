@@ -104,6 +104,8 @@ pub struct Ready {
     pub older_modules: Vec<PathBuf>,
     /// The guest's test programs.
     pub guest_programs: Vec<PathBuf>,
+    /// Static programs, which the guest finds before the others.
+    pub static_programs: Vec<PathBuf>,
     /// Programs that only scenarios run, from the host side: tests, as `cargo test` builds them, and the payload.
     pub host_tests: Vec<PathBuf>,
 }
@@ -151,6 +153,7 @@ pub fn prepare(programs: &Programs) -> Result<Ready> {
         modules: modules::for_bed(Kernel::Bed)?,
         older_modules: Vec::new(),
         guest_programs: modules::guest_programs()?,
+        static_programs: Vec::new(),
         host_tests: Vec::new(),
     })
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::cameras;
 use crate::demo::DEMO;
 use crate::fences;
 use crate::plan::{BedKind, Machine};
@@ -34,6 +35,8 @@ pub const ALL: &[Scenario] = &[
     revoke::SCENARIO,
     OLDER_KERNEL,
     TWO_DEVICES,
+    cameras::CAMERA_VMS,
+    cameras::GUEST_CAMERA,
 ];
 
 const SMOKE: Scenario = Scenario {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::attack;
 use crate::bed::{self, Programs};
+use crate::cameras;
 use crate::catalogue;
 use crate::derive;
 use crate::fences;
@@ -234,6 +235,9 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
         }
         if runs(&revoke::SCENARIO) {
             revoke::prepare(&mut ready)?;
+        }
+        if runs(&cameras::CAMERA_VMS) || runs(&cameras::GUEST_CAMERA) {
+            cameras::prepare(&mut ready)?;
         }
         if older {
             bed::prepare_older(&mut ready)?;

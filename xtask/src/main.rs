@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`tree`], [`test_packages`], [`initramfs`], [`modules`], [`project`] | build what a bed is made of, cached under `target/bed` |
 //! | [`bed`], [`run_directory`], [`shell`], [`printer`] | run a bed from the outside |
-//! | [`checks`], [`module_checks`], [`tally`], [`demo`], [`mod@bench`], [`attack`], [`mutants`], [`mod@derive`], [`report`], [`scenario`], [`catalogue`] | what is tried in beds, and what came of it |
+//! | [`checks`], [`module_checks`], [`tally`], [`demo`], [`mod@bench`], [`attack`], [`mutants`], [`mod@derive`], [`report`], [`scenario`], [`catalogue`], [`cameras`] | what is tried in beds, and what came of it |
 //! | [`enter`] | the bed's namespaces, and the host VM |
 //! | [`agent`], [`daemon`], [`pools`], [`guest_vm`], [`boot_watch`], [`further_guest`], [`host_command`], [`link`] | the host side: daemon, guest, commands |
 //! | [`control`], [`plan`] | what bed and agent say to each other |
@@ -16,6 +16,7 @@ mod attack;
 mod bed;
 mod bench;
 mod boot_watch;
+mod cameras;
 mod catalogue;
 mod checks;
 mod control;

@@ -55,6 +55,31 @@ pub fn build_examples() -> Result<Vec<PathBuf>> {
     Ok(built)
 }
 
+/// Builds the tools for guests that have no libraries of ours, static. They get a directory of their own, so that nothing
+/// else is built again.
+pub fn build_static() -> Result<Vec<PathBuf>> {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let flags = format!("target.{target}.rustflags=['-C', 'target-feature=+crt-static']");
+    let arguments = [
+        "build",
+        "--release",
+        "--quiet",
+        "--target",
+        &target,
+        "--config",
+        &flags,
+        "--package",
+        "dmabuf-client",
+        "--bin",
+        "camera-share",
+        "--bin",
+        "test-pattern",
+        "--bin",
+        "frame-view",
+    ];
+    executables(&arguments, &[])
+}
+
 /// What cargo has to be told to build, or look at, the guest without an operating system: see its `Cargo.toml`.
 pub const PAYLOAD: &[&str] = &[
     "--quiet",

@@ -184,6 +184,20 @@ fn guest_archive(ready: &Ready, request: &Request, bin: &Path) -> Result<Archive
             archive.file(&format!("usr/bin/{name}"), 0o755, &stripped)?;
         }
     }
+    if !ready.static_programs.is_empty() {
+        archive.directory("usr/local")?;
+        archive.directory("usr/local/bin")?;
+    }
+    for program in &ready.static_programs {
+        let name = name_of(program)?;
+        let stripped = bin.join(format!("static-{name}"));
+        modules::copy_stripped(program, &stripped)?;
+        archive.file(
+            &format!("usr/local/bin/{name}"),
+            0o755,
+            &fs::read(stripped)?,
+        )?;
+    }
     if let Some(files) = &request.guest_files {
         archive.directory("files")?;
         archive.copy(files, "files")?;

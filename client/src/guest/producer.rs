@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::shared_memory::SharedMemory;
 use crate::sink::FrameSink;
 use dmabuf_protocol::wire::Format;
-use dmabuf_protocol::{Access, OpCode};
+use dmabuf_protocol::{Access, OpCode, Status};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -100,6 +100,17 @@ impl AsFd for ProducerFile {
 impl FrameSink for Device {
     type Buffer = Allocation;
     type Stream = ProducerFile;
+
+    /// Names go with the session, which is that of the whole guest.
+    fn make_room(&mut self, name: &str) -> Result<()> {
+        match self.withdraw(name) {
+            // There is none; or it is not for this guest, which is told later on.
+            Err(refused) if matches!(refused.status(), Some(Status::ENOENT | Status::EACCES)) => {
+                Ok(())
+            }
+            other => other,
+        }
+    }
 
     fn take(&mut self, heap: &str, size: u64) -> Result<Allocation> {
         self.alloc(heap, size)
