@@ -302,18 +302,23 @@ impl Buffer {
     #[must_use]
     pub fn own_alias(self: &Arc<Self>) -> Alias {
         Alias {
-            share: Share::own(self),
+            share: Share::count(self, true),
             access: Access::ReadWrite,
             enforcement: Enforcement::None,
             derived: None,
         }
     }
 
-    /// The alias that a broker has granted.
+    /// The alias that a broker has granted; `own`: because this peer has made the buffer.
     #[must_use]
-    pub fn granted_alias(self: &Arc<Self>, access: Access, enforcement: Enforcement) -> Alias {
+    pub fn granted_alias(
+        self: &Arc<Self>,
+        own: bool,
+        access: Access,
+        enforcement: Enforcement,
+    ) -> Alias {
         Alias {
-            share: Share::own(self),
+            share: Share::count(self, own),
             access,
             enforcement,
             derived: None,
@@ -362,6 +367,12 @@ impl Alias {
     #[must_use]
     pub const fn buffer(&self) -> &Arc<Buffer> {
         self.share.buffer()
+    }
+
+    /// Whether it is that of the buffer's maker, or derived from it.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        self.share.is_own()
     }
 
     /// Whether it has been taken away: from everybody but the buffer's maker.

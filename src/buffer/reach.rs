@@ -31,8 +31,17 @@ pub struct Notice {
     pub asked_by: u64,
     /// The name that the buffer had.
     pub name: Option<Name>,
-    /// Looks whether it is complete.
-    pub(super) watch: Arc<Watch>,
+    /// Looks whether it is complete; `None` for a buffer of a broker, which does that.
+    pub(super) watch: Option<Arc<Watch>>,
+}
+
+impl Notice {
+    /// Has somebody look how far it is.
+    pub(super) fn look(&self) {
+        if let Some(watch) = &self.watch {
+            watch.until(Instant::now());
+        }
+    }
 }
 
 impl Reach {
@@ -64,6 +73,23 @@ impl Reach {
     }
 }
 
+impl Buffer {
+    /// Its broker takes it away at `deadline`; false if that is known.
+    pub fn announce(&self, deadline: Instant) -> bool {
+        self.reach.announce(Notice {
+            deadline,
+            asked_by: 0,
+            name: None,
+            watch: None,
+        })
+    }
+
+    /// Its broker has taken it away: all aliases but its maker's are void.
+    pub fn take_away(&self) {
+        self.reach.set_due();
+    }
+}
+
 /// An alias' part in a buffer: keeps it alive, and counts.
 #[derive(Debug)]
 pub(super) struct Share {
@@ -73,7 +99,8 @@ pub(super) struct Share {
 }
 
 impl Share {
-    fn count(buffer: &Arc<Buffer>, own: bool) -> Self {
+    /// Of the buffer's maker, or of somebody else; without a look whether the buffer is being revoked.
+    pub fn count(buffer: &Arc<Buffer>, own: bool) -> Self {
         if !own {
             buffer.reach.others.fetch_add(1, Ordering::SeqCst);
         }
@@ -81,11 +108,6 @@ impl Share {
             buffer: Arc::clone(buffer),
             own,
         }
-    }
-
-    /// Of the buffer's maker.
-    pub fn own(buffer: &Arc<Buffer>) -> Self {
-        Self::count(buffer, true)
     }
 
     /// Of somebody who wants to have the buffer; `own`: derived from its maker's.
@@ -129,7 +151,7 @@ impl Drop for Share {
             && reach.others.fetch_sub(1, Ordering::SeqCst) == 1
             && let Some(notice) = reach.notice()
         {
-            notice.watch.until(Instant::now());
+            notice.look();
         }
     }
 }

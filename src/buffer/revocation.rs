@@ -159,7 +159,7 @@ impl Revocations {
             name: registry
                 .published(buffer.id())
                 .map(|published| published.name),
-            watch: Arc::clone(&watch),
+            watch: Some(Arc::clone(&watch)),
         };
         if !buffer.reach.announce(notice) {
             return Err(Status::ESTALE);
@@ -240,7 +240,7 @@ impl Shared {
             drop(memory);
             shared.erased(buffer.id());
             if let Some(notice) = buffer.notice() {
-                notice.watch.until(Instant::now());
+                notice.look();
             }
         });
     }

@@ -3,14 +3,15 @@
 
 use super::link::Lost;
 use crate::sys::EventFd;
-use dmabuf_protocol::wire::{EVENT_FRAME, EVENT_STREAM_FREE, EVENT_STREAM_WITHDRAWN, Event};
+use dmabuf_protocol::wire::{
+    EVENT_BUFFER_REVOKED, EVENT_FRAME, EVENT_STREAM_FREE, EVENT_STREAM_WITHDRAWN, Event,
+};
 use std::collections::VecDeque;
-use zerocopy::FromBytes;
 
 /// Most events that wait for a guest that gives no buffers.
 const MOST: usize = 256;
-/// Most of those that tell of a state besides: three for each end of a stream.
-const MOST_STATES: usize = 3 * 64;
+/// Most of those that tell of a state besides: three for each end of a stream, and some for buffers.
+const MOST_STATES: usize = 3 * 64 + 512;
 
 /// See the module.
 #[derive(Debug)]
@@ -56,10 +57,8 @@ impl Events {
     /// a state that the guest will hear of anyway isn't.
     ///
     /// # Errors
-    /// [`Lost::Lie`] if it isn't an event.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Lost> {
-        let mut event =
-            Event::read_from_bytes(bytes).map_err(|_| Lost::Lie("an event with a wrong length"))?;
+    /// [`Lost::Lie`] if it doesn't count up.
+    pub fn push(&mut self, mut event: Event) -> Result<(), Lost> {
         let lost = event
             .sequence
             .get()
@@ -88,6 +87,6 @@ impl Events {
 fn is_state(event: &Event) -> bool {
     matches!(
         event.kind.get(),
-        EVENT_FRAME | EVENT_STREAM_WITHDRAWN | EVENT_STREAM_FREE
+        EVENT_FRAME | EVENT_STREAM_WITHDRAWN | EVENT_STREAM_FREE | EVENT_BUFFER_REVOKED
     )
 }

@@ -92,11 +92,11 @@ impl Fixed {
     }
 }
 
-/// Takes an alias that a broker has granted.
+/// Takes an alias that a broker has granted; `own`: of a buffer that this peer has made.
 ///
 /// # Errors
 /// [`Lost::Lie`] if the fd isn't what the reply says.
-pub fn take(reply: &OpenReply, fd: OwnedFd, fixed: &[Fixed]) -> Result<Held, Lost> {
+pub fn take(reply: &OpenReply, fd: OwnedFd, own: bool, fixed: &[Fixed]) -> Result<Held, Lost> {
     const WRONG: Lost = Lost::Lie("a handle with values that have no meaning");
     let wrong = |_: Status| WRONG;
     let info = &reply.buffer;
@@ -122,7 +122,7 @@ pub fn take(reply: &OpenReply, fd: OwnedFd, fixed: &[Fixed]) -> Result<Held, Los
     };
     let buffer = Buffer::of_broker(BufferId(info.id.get()), kind, size, granted);
     Ok(Held {
-        alias: buffer.granted_alias(access, enforcement),
+        alias: buffer.granted_alias(own, access, enforcement),
         read_only: None,
     })
 }

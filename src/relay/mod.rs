@@ -9,7 +9,7 @@
 //! * `start`: what the broker says of this VM before anything else
 //! * `link`: the connection, which never makes anybody wait
 //! * `requests`, `replies`: the two ways; `open`: what is on its way
-//! * `memory`: the fds, checked; `events`: what the guest hears without asking
+//! * `memory`: the fds, checked; `events`: what the guest hears without asking; `revoked`: what is taken back
 //!
 //! The broker is trusted with what it grants, and with nothing else: a reply that breaks the rules ends the connection.
 //! Without a connection every request is `EIO` until the device is reset; what is mapped stays.
@@ -20,6 +20,7 @@ mod memory;
 mod open;
 mod replies;
 mod requests;
+mod revoked;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ mod tests;
 pub use memory::Fixed;
 pub use start::{Broker, Terms};
 
+use crate::buffer::Buffer;
 use crate::complaints::Complaints;
 use crate::session::{Body, Done, FenceCounts, JobResult, VmSession, Windows, done};
 use crate::sys::EventFd;
@@ -38,7 +40,7 @@ use memory::Held;
 use open::{DEADLINE, Open, Purpose};
 use rustix::fd::RawFd;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 /// Messages taken in at once, before the guest's queues have their turn again.
@@ -52,7 +54,10 @@ pub struct Relay {
     /// Requests on their way, by the tag that they have there: in the order in which they were sent.
     open: BTreeMap<u64, Open>,
     last_tag: u64,
-    handles: HashMap<Handle, Held>,
+    /// A handle without anything was revoked.
+    handles: HashMap<Handle, Option<Held>>,
+    /// What the broker takes away, and hasn't yet.
+    announced: Vec<Weak<Buffer>>,
     /// Whether read-only mappings of a buffer appear in a static window, as far as that is known.
     fixed: HashMap<u64, bool>,
     events: Events,
@@ -78,6 +83,7 @@ impl Relay {
             open: BTreeMap::new(),
             last_tag: 0,
             handles: HashMap::new(),
+            announced: Vec::new(),
             fixed: HashMap::new(),
             events: Events::new()?,
             late: Vec::new(),
@@ -176,10 +182,12 @@ impl VmSession for Relay {
             .filter_map(|open| open.deadline)
             .chain(self.windows.next_deadline())
             .chain(self.life)
+            .chain(self.next_revoked())
             .min()
     }
 
     fn expire(&mut self, now: Instant) -> Vec<Done> {
+        self.let_go(now);
         let mut replies = self.windows.expire(now);
         for tag in self.expired(now) {
             // What wasn't sent yet needs no undoing.
@@ -239,6 +247,7 @@ impl VmSession for Relay {
         self.open.clear();
         self.late.clear();
         self.handles.clear();
+        self.announced.clear();
         self.fixed.clear();
         self.events.clear();
         self.life = None;

@@ -34,7 +34,7 @@ pub enum Purpose {
     /// It goes to the guest, with what this process knows better.
     Reply,
     /// CLOSE, and what goes with it.
-    Close(Handle, Held),
+    Close(Handle, Option<Held>),
     /// STREAM_STATS whose first consumers the guest has had.
     Stats { from: usize },
     /// DERIVE, so that a read-only mapping of a read-write alias can be made.
@@ -74,6 +74,18 @@ impl Open {
         };
         // Of STREAM_STATS the guest gets as much as it has room for.
         right && (self.op == OpCode::StreamStats || reply.len() <= self.capacity)
+    }
+
+    /// The handle that it starts with, if its kind does.
+    pub fn handle(&self) -> Handle {
+        let raw = self.subject.first_chunk().copied();
+        Handle(u64::from_le_bytes(raw.unwrap_or_default()))
+    }
+
+    /// How long everybody has, of REVOKE.
+    pub fn deadline_ms(&self) -> u64 {
+        let raw = self.subject.get(8..).and_then(<[u8]>::first_chunk);
+        u32::from_le_bytes(raw.copied().unwrap_or_default()).into()
     }
 
     /// The request that undoes this one, which was answered when nobody waited for it any more.

@@ -8,10 +8,11 @@ use super::open::{Open, Purpose};
 use super::requests::{request, room_for_stats};
 use crate::session::{Asker, MAX_INFLIGHT};
 use dmabuf_protocol::wire::{
-    BUFFER_STATIC_WINDOW, BufferInfo, ConsumerInfo, FRAME_SYNC_FILE, FrameReply, HeapReply,
-    InfoReply, ListReply, OpenReply, OpenRequest, ReplyHeader, StreamStatsReply,
+    BUFFER_STATIC_WINDOW, BufferInfo, ConsumerInfo, EVENT_BUFFER_REVOKED, Event, FRAME_SYNC_FILE,
+    FrameReply, HeapReply, InfoReply, ListReply, OpenReply, OpenRequest, ReplyHeader,
+    StreamStatsReply,
 };
-use dmabuf_protocol::{Access, Enforcement, Handle, OpCode, PAGE_SIZE, Status};
+use dmabuf_protocol::{Access, BufferId, Enforcement, Handle, OpCode, PAGE_SIZE, Status};
 use rustix::fd::OwnedFd;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -35,7 +36,13 @@ impl Relay {
         if !message.fds.is_empty() {
             return Err(Lost::Lie("an event with fds"));
         }
-        self.events.push(&message.bytes)
+        let event = Event::read_from_bytes(&message.bytes)
+            .map_err(|_| Lost::Lie("an event with a wrong length"))?;
+        self.events.push(event)?;
+        if event.kind.get() == EVENT_BUFFER_REVOKED {
+            self.announce(BufferId(event.buffer.get()), event.value.get());
+        }
+        Ok(())
     }
 
     fn take_reply(&mut self, Message { bytes, mut fds }: Message) -> Result<(), Lost> {
@@ -56,7 +63,7 @@ impl Relay {
             return Err(FDS);
         }
         let granted = match fds.pop() {
-            Some(fd) if brings_alias => Some(self.granted(&bytes, fd)?),
+            Some(fd) if brings_alias => Some(self.granted(open, &bytes, fd)?),
             _ => None,
         };
         let Some(open) = self.open.remove(&tag) else {
@@ -70,14 +77,15 @@ impl Relay {
         Ok(())
     }
 
-    fn granted(&self, reply: &[u8], fd: OwnedFd) -> Result<(Handle, Held), Lost> {
+    fn granted(&self, open: &Open, reply: &[u8], fd: OwnedFd) -> Result<(Handle, Held), Lost> {
         let (_, body) = reply.split_at_checked(HEADER).ok_or(SHORT)?;
         let reply = OpenReply::read_from_bytes(body).map_err(|_| LENGTH)?;
         let handle = Handle(reply.handle.get());
         if self.handles.contains_key(&handle) {
             return Err(Lost::Lie("a handle that was given out already"));
         }
-        let held = memory::take(&reply, fd, &self.broker.fixed)?;
+        let own = self.makes_own(open);
+        let held = memory::take(&reply, fd, own, &self.broker.fixed)?;
         Ok((handle, held))
     }
 
@@ -98,7 +106,7 @@ impl Relay {
                 },
             ) => {
                 self.give_back(handle);
-                if let Some(parent) = self.handles.get_mut(&parent) {
+                if let Some(Some(parent)) = self.handles.get_mut(&parent) {
                     parent.read_only = Some(held.alias);
                 }
                 let mapped = self.map_now(asker, parent, offset, length, access);
@@ -118,7 +126,7 @@ impl Relay {
                     reply.fd_offset = 0.into();
                     reply.buffer.flags = flag(fixed == Some(true));
                 }
-                self.handles.insert(handle, held);
+                self.handles.insert(handle, Some(held));
                 self.reply(asker, bytes);
             }
             (None, _) => self.give_back(handle),
@@ -131,12 +139,13 @@ impl Relay {
 
     /// Any other that the broker has carried out.
     fn done(&mut self, open: Open, mut bytes: Vec<u8>) {
+        if open.op == OpCode::Revoke {
+            self.announce_own(open.handle(), open.deadline_ms());
+        }
         let Some(asker) = open.asker else {
             if open.op == OpCode::Close {
                 // Perhaps that of a guest which was told that it took too long.
-                let (handle, _) = open.subject.split_at(8);
-                let handle = handle.first_chunk().map(|raw| u64::from_le_bytes(*raw));
-                let _ = handle.map(|handle| self.handles.remove(&Handle(handle)));
+                self.handles.remove(&open.handle());
             }
             if !matches!(open.purpose, Purpose::Life)
                 && let Some((op, body)) = open.undo(&bytes)

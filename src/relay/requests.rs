@@ -188,7 +188,7 @@ impl Relay {
         length: u64,
         access: Access,
     ) -> Sent {
-        let held = self.handles.get(&handle).ok_or(Status::ESTALE)?;
+        let held = self.held(handle)?;
         Windows::check(&held.alias, offset, length, access)?;
         let derives = access < held.alias.access() && held.read_only.is_none();
         if !derives {
@@ -218,13 +218,14 @@ impl Relay {
         length: u64,
         access: Access,
     ) -> Sent {
-        let held = self.handles.get(&handle).ok_or(Status::ESTALE)?;
+        let held = self.held(handle)?;
         let alias = match &held.read_only {
             Some(read_only) if access == Access::ReadOnly => read_only,
             _ => &held.alias,
         };
+        let alias = alias.clone();
         self.windows
-            .map(asker, (handle, alias, false), offset, length, access)
+            .map(asker, (handle, &alias, false), offset, length, access)
     }
 }
 

@@ -5,7 +5,7 @@ use super::{Broker, Fixed, Relay, Terms};
 use crate::session::{Done, VmSession, Windows};
 use crate::sys;
 use dmabuf_protocol::wire::*;
-use dmabuf_protocol::{Name, OpCode, PAGE_SIZE, Status, Uuid, WindowHeader};
+use dmabuf_protocol::{Handle, Name, OpCode, PAGE_SIZE, Status, Uuid, WindowHeader};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl Both {
         &mut self,
         op: OpCode,
         tag: u64,
-        body: &(impl IntoBytes + Immutable),
+        body: &(impl IntoBytes + Immutable + ?Sized),
         capacity: usize,
     ) -> Option<Done> {
         self.token += 1;
@@ -171,6 +171,103 @@ fn open_reply(number: u64, access: u32, offset: u64) -> OpenReply {
             ..FromZeros::new_zeroed()
         },
     }
+}
+
+/// A guest with three handles of one buffer: 1 from ALLOC, 2 derived from that, 3 from OPEN.
+fn with_three_handles() -> Both {
+    let mut both = Both::new();
+    let memory = sys::memfd_create("sized", P, false).unwrap();
+    rustix::fs::fcntl_add_seals(&memory, rustix::fs::SealFlags::SHRINK).unwrap();
+    let alloc = AllocRequest {
+        heap: Name::new("h").unwrap().to_wire(),
+        size: P.into(),
+        ..FromZeros::new_zeroed()
+    };
+    let derive = DeriveRequest {
+        handle: 1.into(),
+        flags: 2.into(),
+        enforcement: 0.into(),
+    };
+    let open = OpenRequest {
+        name: Name::new("x").unwrap().to_wire(),
+        flags: 2.into(),
+        enforcement: 0.into(),
+    };
+    let requests = [
+        (OpCode::Alloc, alloc.as_bytes()),
+        (OpCode::Derive, derive.as_bytes()),
+        (OpCode::Open, open.as_bytes()),
+    ];
+    for (number, (op, body)) in (1..).zip(requests) {
+        assert!(both.send(op, 1, body, 4096).is_none());
+        let asked = both.asked().unwrap();
+        let mut reply = open_reply(number, 2, 0);
+        reply.buffer.id = 9.into();
+        let done = both.answer(&asked, Status::OK, reply.as_bytes(), Some(memory.as_fd()));
+        ok(&done);
+    }
+    both
+}
+
+fn map_of(both: &mut Both, handle: u64) -> Status {
+    let body = MapRequest {
+        handle: handle.into(),
+        length: P.into(),
+        access: 2.into(),
+        ..FromZeros::new_zeroed()
+    };
+    status(&both.send(OpCode::Map, 1, &body, 4096).unwrap())
+}
+
+fn there(both: &Both) -> [bool; 3] {
+    [1, 2, 3].map(|handle| both.relay.handles[&Handle(handle)].is_some())
+}
+
+#[test]
+fn what_is_revoked_goes_and_what_the_guest_has_made_stays() {
+    let mut both = with_three_handles();
+    // As if it were for ever.
+    let event = Event {
+        kind: EVENT_BUFFER_REVOKED.into(),
+        sequence: 1.into(),
+        buffer: 9.into(),
+        value: u64::MAX.into(),
+        ..FromZeros::new_zeroed()
+    };
+    both.say(event.as_bytes(), None);
+    assert!(both.relay.settle().is_empty());
+    let due = both.relay.next_deadline().unwrap();
+    assert!(due < Instant::now() + Duration::from_secs(61));
+    assert_eq!(map_of(&mut both, 3), Status::ESTALE, "from now on");
+    assert!(both.relay.expire(due - Duration::from_millis(1)).is_empty());
+    assert_eq!(there(&both), [true; 3]);
+    assert!(both.relay.expire(due).is_empty());
+    assert_eq!(there(&both), [true, true, false]);
+    for handle in [1, 2, 3] {
+        assert_eq!(map_of(&mut both, handle), Status::ESTALE);
+    }
+    assert!(both.relay.next_deadline().is_none());
+    assert!(both.close(3).is_none());
+    let asked = both.asked().unwrap();
+    ok(&both.answer(&asked, Status::OK, &[], None));
+}
+
+#[test]
+fn a_guest_that_revokes_hears_nothing_and_maps_nothing_new() {
+    let mut both = with_three_handles();
+    let body = RevokeRequest {
+        handle: 1.into(),
+        deadline_ms: 50.into(),
+        ..FromZeros::new_zeroed()
+    };
+    assert!(both.send(OpCode::Revoke, 1, &body, 4096).is_none());
+    let asked = both.asked().unwrap();
+    ok(&both.answer(&asked, Status::OK, &[], None));
+    let due = both.relay.next_deadline().unwrap();
+    assert!(due <= Instant::now() + Duration::from_millis(50));
+    assert_eq!(map_of(&mut both, 1), Status::ESTALE);
+    assert!(both.relay.expire(due).is_empty());
+    assert_eq!(there(&both), [true, true, false]);
 }
 
 /// The body of the only reply, which tells of success.

@@ -69,6 +69,11 @@ relayed! {
     streams: a_frame_goes_to_a_vm_and_to_a_process_and_comes_back
         a_slot_of_a_pool_goes_with_the_pool_only
         nobody_who_sleeps_holds_up_the_others;
+    revoke: the_mapping_goes_at_the_deadline_and_its_range_stays
+        two_vms_and_one_lets_go_first
+        a_paused_vm_sees_zeroes_and_loses_it_when_it_goes_on
+        a_vm_that_dies_or_says_nothing_stops_nobody
+        a_hundred_revocations_leave_nothing;
     memory: memory_that_vanishes_under_a_request
         memory_is_hot_plugged_and_unplugged
         memory_tables_that_make_no_sense_end_the_connection

@@ -7,7 +7,9 @@ use crate::message::{PAGE, Peer, READ_ONLY, READ_WRITE, open_body, request, usag
 use crate::relays::relayed;
 use crate::vmm::FrontEnd;
 use crate::window::Answer;
-use dmabuf_protocol::wire::{BufferInfo, InfoReply, OpenReply, ReplyHeader, RequestHeader};
+use dmabuf_protocol::wire::{
+    BufferInfo, EVENT_BUFFER_REVOKED, Event, InfoReply, OpenReply, ReplyHeader, RequestHeader,
+};
 use dmabuf_protocol::{OpCode, QUEUE_FENCE, Status, VERSION};
 use rustix::fs::{SealFlags, fcntl_add_seals};
 use rustix::process::Signal;
@@ -68,6 +70,23 @@ fn a_broker_that_is_killed() {
         vm.window.write(map.window_offset.get(), 0, b"again");
         assert_eq!(memory.read(0, 5), b"again");
         daemon.relays.with("a", |relay| relay.returns_to(before));
+    });
+}
+
+/// What it has announced is taken away all the same.
+#[test]
+fn a_broker_that_dies_before_a_deadline() {
+    relayed(|| {
+        let mut daemon = Daemon::start(CONFIG);
+        let mut producer = Client::connect(&daemon);
+        let _memory = producer.share("rw/x", 1, SIZED);
+        let (mut vm, mapping, at) = mapped(&daemon);
+        (0..8).for_each(|index| vm.offer_event(index, size_of::<Event>() as u32));
+        producer.revoke("rw/x", 500).unwrap();
+        while Event::read_from_bytes(&vm.wait_event()).unwrap().kind != EVENT_BUFFER_REVOKED {}
+        daemon.kill();
+        daemon.until("the mapping goes", || !vm.window.mapped().contains(&at));
+        vm.unmap(mapping).unwrap();
     });
 }
 
