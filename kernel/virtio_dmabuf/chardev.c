@@ -158,6 +158,8 @@ static long vdmabuf_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 		return vdmabuf_ioc_publish(client->vd, uarg);
 	case VIRTIO_DMABUF_IOC_WITHDRAW:
 		return vdmabuf_ioc_withdraw(client->vd, uarg);
+	case VIRTIO_DMABUF_IOC_REVOKE:
+		return vdmabuf_ioc_revoke(client->vd, uarg);
 	case VIRTIO_DMABUF_IOC_STREAM_LIST:
 	case VIRTIO_DMABUF_IOC_STREAM_STATS:
 	case VIRTIO_DMABUF_IOC_STREAM_OPEN:

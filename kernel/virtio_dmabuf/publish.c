@@ -80,3 +80,38 @@ int vdmabuf_ioc_withdraw(struct vdmabuf_device *vd, void __user *uarg)
 	memcpy(body.name, arg.name, sizeof(body.name));
 	return vdmabuf_call(vd, &call);
 }
+
+/**
+ * vdmabuf_ioc_revoke - takes a buffer that this guest has allocated away from others
+ * @vd: the device
+ * @uarg: struct virtio_dmabuf_ioc_revoke
+ *
+ * Return: 0, or an error as of vdmabuf_call(); -EINVAL for what isn't a dma-buf
+ * of this device.
+ */
+int vdmabuf_ioc_revoke(struct vdmabuf_device *vd, void __user *uarg)
+{
+	struct virtio_dmabuf_revoke body = { };
+	struct vdmabuf_call call = {
+		.op = VIRTIO_DMABUF_REVOKE,
+		.body = &body,
+		.body_len = sizeof(body),
+	};
+	struct virtio_dmabuf_ioc_revoke arg;
+	struct vdmabuf_buffer *buf;
+	int err;
+
+	if (copy_from_user(&arg, uarg, sizeof(arg)))
+		return -EFAULT;
+	if (arg.reserved)
+		return -EINVAL;
+	buf = vdmabuf_buffer_get(vd, arg.fd);
+	if (IS_ERR(buf))
+		return PTR_ERR(buf);
+	call.session = buf->session;
+	body.handle = cpu_to_le64(buf->handle);
+	body.deadline_ms = cpu_to_le32(arg.deadline_ms);
+	err = vdmabuf_call(vd, &call);
+	dma_buf_put(buf->dmabuf);
+	return err;
+}

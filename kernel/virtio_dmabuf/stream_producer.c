@@ -184,6 +184,25 @@ static int vdmabuf_ioc_producer_reclaim(struct vdmabuf_stream *stream, void __us
 	return -EFAULT;
 }
 
+static int vdmabuf_ioc_producer_revoke(struct vdmabuf_stream *stream, void __user *uarg)
+{
+	struct virtio_dmabuf_stream_revoke body = { .stream = cpu_to_le64(stream->number) };
+	struct virtio_dmabuf_ioc_stream_revoke arg;
+	int err;
+
+	if (copy_from_user(&arg, uarg, sizeof(arg)))
+		return -EFAULT;
+	if (arg.reserved)
+		return -EINVAL;
+	body.deadline_ms = cpu_to_le32(arg.deadline_ms);
+	err = vdmabuf_stream_call(stream, VIRTIO_DMABUF_STREAM_REVOKE, &body, sizeof(body),
+				  NULL, 0);
+	/* Whoever waits for a free buffer is to hear that there is no stream any more. */
+	WRITE_ONCE(stream->look, true);
+	wake_up_all(&stream->wait);
+	return err;
+}
+
 static long vdmabuf_producer_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct vdmabuf_stream *stream = file->private_data;
@@ -196,6 +215,8 @@ static long vdmabuf_producer_ioctl(struct file *file, unsigned int cmd, unsigned
 		return vdmabuf_ioc_producer_queue(stream, uarg);
 	case VIRTIO_DMABUF_IOC_STREAM_RECLAIM:
 		return vdmabuf_ioc_producer_reclaim(stream, uarg, file->f_flags & O_NONBLOCK);
+	case VIRTIO_DMABUF_IOC_STREAM_REVOKE:
+		return vdmabuf_ioc_producer_revoke(stream, uarg);
 	default:
 		return -ENOTTY;
 	}

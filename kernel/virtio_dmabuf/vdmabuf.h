@@ -430,6 +430,7 @@ int vdmabuf_ioc_stream_stats(struct vdmabuf_device *vd, void __user *uarg);
 /* publish.c */
 int vdmabuf_ioc_publish(struct vdmabuf_device *vd, void __user *uarg);
 int vdmabuf_ioc_withdraw(struct vdmabuf_device *vd, void __user *uarg);
+int vdmabuf_ioc_revoke(struct vdmabuf_device *vd, void __user *uarg);
 
 /* chardev.c */
 bool vdmabuf_name_ok(const __u8 *name);

@@ -171,6 +171,69 @@ static void add_buffers(const struct stream *own, int opened, const char *heap)
 	close(foreign);
 }
 
+static int take_back(int dev, struct virtio_dmabuf_ioc_revoke arg)
+{
+	return outcome(ioctl(dev, VIRTIO_DMABUF_IOC_REVOKE, &arg));
+}
+
+/* Only what this guest has allocated can be revoked, once; it stays with the guest, and is zero. */
+static void revocation(int dev, int opened, const char *heap)
+{
+	int foreign = heap_buffer("system", PAGE), own = heap_buffer(heap, PAGE);
+	char *bytes = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, own, 0);
+
+	expect("revoke_null", outcome(ioctl(dev, VIRTIO_DMABUF_IOC_REVOKE, NULL)), EFAULT);
+	expect("revoke_no_fd", take_back(dev, (struct virtio_dmabuf_ioc_revoke){ .fd = -1 }), EBADF);
+	expect("revoke_foreign", take_back(dev, (struct virtio_dmabuf_ioc_revoke){ .fd = foreign }), EINVAL);
+	expect("revoke_opened", take_back(dev, (struct virtio_dmabuf_ioc_revoke){ .fd = opened }), EACCES);
+	expect("revoke_reserved",
+	       take_back(dev, (struct virtio_dmabuf_ioc_revoke){ .fd = own, .reserved = 1 }), EINVAL);
+	if (!is("revoke_mapped", bytes != MAP_FAILED, "own"))
+		return;
+	bytes[0] = 1;
+	expect("revoke", take_back(dev, (struct virtio_dmabuf_ioc_revoke){ .fd = own }), 0);
+	expect("revoke_twice", take_back(dev, (struct virtio_dmabuf_ioc_revoke){ .fd = own }), ESTALE);
+	for (int i = 0; i < SOON && *(volatile char *)bytes; i++)
+		usleep(1000);
+	equal("revoke_erases", bytes[0], 0);
+	bytes[0] = 2;
+	equal("revoke_leaves_its_own", bytes[0], 2);
+	munmap(bytes, PAGE);
+	close(own);
+	close(foreign);
+}
+
+static int stream_revoke(const struct stream *stream, uint32_t reserved)
+{
+	struct virtio_dmabuf_ioc_stream_revoke arg = { .deadline_ms = 100, .reserved = reserved };
+
+	return outcome(ioctl(stream->fd, VIRTIO_DMABUF_IOC_STREAM_REVOKE, &arg));
+}
+
+/* A stream that is revoked has ended, for all. */
+static void revoked_stream(int dev, const char *heap)
+{
+	int fd = heap_buffer(heap, PAGE);
+	struct stream own, consumer;
+	uint64_t sequence;
+	uint32_t index;
+
+	if (!expect("revoked_create", stream_create(dev, OWN, 0, &own), 0) ||
+	    !expect("revoked_add", stream_add(&own, fd, &index), 0) ||
+	    !expect("revoked_open", stream_open_as(dev, OWN, 0, 0, &consumer), 0))
+		return;
+	expect("consumer_revokes", stream_revoke(&consumer, 0), ENOTTY);
+	expect("stream_revoke_reserved", stream_revoke(&own, 1), EINVAL);
+	expect("stream_revoke", stream_revoke(&own, 0), 0);
+	equal("revoked_poll", stream_poll(&consumer, 0, SOON), POLLHUP);
+	expect("revoked_reclaim", stream_reclaim(&own, &index), ESTALE);
+	expect("revoked_queue", stream_queue(&own, index, &sequence), ESTALE);
+	expect("revoked_twice", stream_revoke(&own, 0), ESTALE);
+	close(consumer.fd);
+	close(own.fd);
+	close(fd);
+}
+
 static void file_operations(int dev, const struct stream *own, const struct stream *consumer)
 {
 	struct virtio_dmabuf_ioc_stream_queue queue = { .flags = 2 };
@@ -300,6 +363,7 @@ static void own_stream(int dev, const char *live, const char *heap)
 	if (!expect("create", stream_create(dev, OWN, O_NONBLOCK, &own), 0))
 		return;
 	add_buffers(&own, opened, heap);
+	revocation(dev, opened, heap);
 	close(opened);
 	if (!expect("open_fifo", stream_open_as(dev, OWN, 2, O_NONBLOCK, &fifo), 0) ||
 	    !expect("open_latest", stream_open_as(dev, OWN, 0, O_NONBLOCK, &latest), 0))
@@ -396,6 +460,7 @@ void stream_negative(int dev, const char *name, const char *heap, uint64_t round
 	open_arguments(dev, name);
 	other_arguments(dev, name);
 	own_stream(dev, name, heap);
+	revoked_stream(dev, heap);
 	ping_pong(dev, heap, rounds);
 	many(dev, name);
 }

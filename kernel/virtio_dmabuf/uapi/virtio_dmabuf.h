@@ -799,6 +799,23 @@ struct virtio_dmabuf_ioc_withdraw {
 	__u8 name[VIRTIO_DMABUF_NAME_LEN];
 };
 
+/**
+ * struct virtio_dmabuf_ioc_revoke - takes a buffer away from everybody else
+ * @fd: a dma-buf that was allocated from one of the host's heaps
+ * @deadline_ms: how long they have to let go, VIRTIO_DMABUF_REVOKE_MAX_MS at most;
+ *		 leave VMs some time
+ * @reserved: zero
+ *
+ * It isn't waited for: VIRTIO_DMABUF_EVENT_FREE tells the end, and all bytes are zero
+ * then. The dma-buf stays. What this guest has opened by the buffer's name goes,
+ * unannounced: close it before. ESTALE: the buffer is being revoked already, or was.
+ */
+struct virtio_dmabuf_ioc_revoke {
+	__s32 fd;
+	__u32 deadline_ms;
+	__u64 reserved;
+};
+
 /*
  * Streams. A stream is a named sequence of frames over a fixed set of buffers, with
  * one producer and any number of consumers. Each end is a file of its own, which
@@ -990,7 +1007,8 @@ struct virtio_dmabuf_ioc_stream_buffer {
  *
  * poll(): EPOLLOUT: VIRTIO_DMABUF_IOC_STREAM_RECLAIM is worth while.
  *
- * Its ioctls are VIRTIO_DMABUF_IOC_STREAM_ADD, _STREAM_QUEUE and _STREAM_RECLAIM.
+ * Its ioctls are VIRTIO_DMABUF_IOC_STREAM_ADD, _STREAM_QUEUE, _STREAM_RECLAIM and
+ * _STREAM_REVOKE.
  * Closing it ends the stream.
  */
 struct virtio_dmabuf_ioc_stream_create {
@@ -1044,6 +1062,18 @@ struct virtio_dmabuf_ioc_stream_reclaim {
 	__u32 reserved;
 };
 
+/**
+ * struct virtio_dmabuf_ioc_stream_revoke - ends the stream, and takes its buffers away
+ * @deadline_ms: as in struct virtio_dmabuf_ioc_revoke, of which this is one for each buffer
+ * @reserved: zero
+ *
+ * From then on everything but close() is ESTALE.
+ */
+struct virtio_dmabuf_ioc_stream_revoke {
+	__u32 deadline_ms;
+	__u32 reserved;
+};
+
 #define VIRTIO_DMABUF_IOC_MAGIC	0xd6
 #define VIRTIO_DMABUF_IOC_INFO	_IOR(VIRTIO_DMABUF_IOC_MAGIC, 0, struct virtio_dmabuf_ioc_info)
 #define VIRTIO_DMABUF_IOC_LIST	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 1, struct virtio_dmabuf_ioc_list)
@@ -1064,6 +1094,7 @@ struct virtio_dmabuf_ioc_stream_reclaim {
 	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 12, struct virtio_dmabuf_ioc_stream_open)
 #define VIRTIO_DMABUF_IOC_STREAM_CREATE	\
 	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 13, struct virtio_dmabuf_ioc_stream_create)
+#define VIRTIO_DMABUF_IOC_REVOKE _IOW(VIRTIO_DMABUF_IOC_MAGIC, 19, struct virtio_dmabuf_ioc_revoke)
 
 /* The ioctls of a consumer's file */
 #define VIRTIO_DMABUF_IOC_STREAM_RELEASE	\
@@ -1078,5 +1109,7 @@ struct virtio_dmabuf_ioc_stream_reclaim {
 	_IOWR(VIRTIO_DMABUF_IOC_MAGIC, 17, struct virtio_dmabuf_ioc_stream_queue)
 #define VIRTIO_DMABUF_IOC_STREAM_RECLAIM	\
 	_IOR(VIRTIO_DMABUF_IOC_MAGIC, 18, struct virtio_dmabuf_ioc_stream_reclaim)
+#define VIRTIO_DMABUF_IOC_STREAM_REVOKE	\
+	_IOW(VIRTIO_DMABUF_IOC_MAGIC, 20, struct virtio_dmabuf_ioc_stream_revoke)
 
 #endif /* _UAPI_LINUX_VIRTIO_DMABUF_H */

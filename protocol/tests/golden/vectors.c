@@ -36,6 +36,7 @@ IOC_SIZE(hold, 16);
 IOC_SIZE(release, 16);
 IOC_SIZE(publish, 128);
 IOC_SIZE(withdraw, 64);
+IOC_SIZE(revoke, 16);
 IOC_SIZE(stream_info, 144);
 IOC_SIZE(consumer, 112);
 IOC_SIZE(stream_stats, 112);
@@ -47,6 +48,7 @@ IOC_SIZE(stream_create, 136);
 IOC_SIZE(stream_add, 8);
 IOC_SIZE(stream_queue, 24);
 IOC_SIZE(stream_reclaim, 8);
+IOC_SIZE(stream_revoke, 8);
 
 static const __u8 uuid[16] = {
 	0x5f, 0x0c, 0x1f, 0x6e, 0x93, 0xa1, 0x4f, 0x0e,
