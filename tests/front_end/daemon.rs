@@ -2,7 +2,7 @@
 //! The program under test: started with a configuration, watched through its log and /proc, ended with the test.
 
 use crate::relays::{Relays, is_relayed};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -252,6 +252,10 @@ impl Daemon {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+        // One thread stops after the other: the last one is told to the parent.
+        if signal == Signal::STOP {
+            waitpid(Some(self.pid()), WaitOptions::UNTRACED).unwrap();
+        }
     }
 
     /// Kills it.
