@@ -103,6 +103,7 @@ impl Session {
             return Err(Status::EBUSY);
         }
         self.handles.remove(handle.0)?;
+        self.heeded.forget(handle);
         self.close_lane(handle);
         Ok(Body::EMPTY)
     }

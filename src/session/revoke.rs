@@ -20,12 +20,13 @@ use zerocopy::FromZeros;
 pub(super) struct Heeded {
     /// [`crate::buffer::Revocations::changes`] when it last looked.
     changes: u64,
-    /// What the peer is to hear of.
+    /// What the peer is to hear of: at most one for each handle that it has.
     news: VecDeque<News>,
 }
 
 #[derive(Debug)]
 struct News {
+    handle: Handle,
     buffer: BufferId,
     name: Option<Name>,
     deadline: Instant,
@@ -37,14 +38,18 @@ impl Heeded {
         self.news.clear();
     }
 
-    fn tell(&mut self, buffer: &Buffer, session: u64) {
-        let id = buffer.id();
+    /// Who has closed a handle needs not hear of it any more.
+    pub fn forget(&mut self, handle: Handle) {
+        self.news.retain(|news| news.handle != handle);
+    }
+
+    fn tell(&mut self, handle: Handle, buffer: &Buffer, session: u64) {
         if let Some(notice) = buffer.notice()
             && notice.asked_by != session
-            && !self.news.iter().any(|news| news.buffer == id)
         {
             self.news.push_back(News {
-                buffer: id,
+                handle,
+                buffer: buffer.id(),
                 name: notice.name,
                 deadline: notice.deadline,
             });
@@ -141,7 +146,7 @@ impl Session {
             return;
         }
         if !std::mem::replace(&mut held.told, true) {
-            self.heeded.tell(held.alias.buffer(), self.number);
+            self.heeded.tell(handle, held.alias.buffer(), self.number);
         }
         if held.alias.is_revoked() {
             self.end_use(handle);
@@ -160,6 +165,7 @@ impl Session {
     /// The next buffer that the peer is to hear of.
     pub(super) fn revocation_event(&mut self) -> Option<Event> {
         let news = self.heeded.news.pop_front()?;
+        self.heeded.news.retain(|other| other.buffer != news.buffer);
         let rest = news.deadline.saturating_duration_since(Instant::now());
         let sequence = self.count_events(1);
         Some(Event {

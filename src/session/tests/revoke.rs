@@ -149,6 +149,33 @@ fn who_lets_go_earlier_ends_it_earlier() {
 }
 
 #[test]
+fn who_takes_no_events_keeps_none_of_buffers_that_it_has_closed() {
+    let (host, _) = host(1);
+    let (mut producer, mut vm) = (producer(&host), vm(&host));
+    for _ in 0..3 {
+        let own = producer.share("dma", P, "rw/x");
+        let [first, second] = [(); 2].map(|()| vm.open("rw/x", ReadWrite).unwrap().handle.get());
+        producer.revoke("rw/x", 0).unwrap();
+        until_revoked(&mut vm, first);
+        until_revoked(&mut vm, second);
+        vm.close(first).unwrap();
+        vm.close(second).unwrap();
+        producer.close(own).unwrap();
+    }
+    producer.share("dma", P, "rw/y");
+    let handles = [(); 2].map(|()| vm.open("rw/y", ReadWrite).unwrap().handle.get());
+    producer.revoke("rw/y", LATER).unwrap();
+    vm.close(handles[0]).unwrap();
+    let of_revocations = |event: &Event| event.kind.get() == EVENT_BUFFER_REVOKED;
+    vm.heed();
+    let told: Vec<_> = std::iter::from_fn(|| vm.session.next_event())
+        .filter(of_revocations)
+        .map(|event| dmabuf_protocol::Name::from_wire(event.name).unwrap())
+        .collect();
+    assert_eq!(told, [dmabuf_protocol::Name::new("rw/y").unwrap()]);
+}
+
+#[test]
 fn nobody_has_it() {
     let (host, _) = host(1);
     let mut producer = producer(&host);
