@@ -82,7 +82,7 @@ pub fn command(only: Option<&str>) -> Result<i32> {
         module_builds(&mut tally)?;
         module_checks(&mut tally)?;
     }
-    beds(&mut tally, wanted)?;
+    beds(&mut tally, wanted, only.is_some())?;
     if wanted("attack") {
         attacks(&mut tally)?;
     }
@@ -206,8 +206,8 @@ fn host_module(tally: &mut Tally) {
     done(start);
 }
 
-fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
-    let runs: Vec<_> = catalogue::ALL
+fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool, by_name: bool) -> Result<()> {
+    let mut runs: Vec<_> = catalogue::ALL
         .iter()
         .flat_map(|scenario| scenario.beds.iter().map(move |bed| (scenario, *bed)))
         .filter(|(_, bed)| *bed != BedKind::Native)
@@ -220,6 +220,18 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
         })
         .filter(|(name, ..)| wanted(name))
         .collect();
+    if !by_name {
+        runs.retain(|(name, ..)| {
+            let heavy = catalogue::BY_NAME.contains(&name.as_str());
+            if heavy {
+                tally.skip(
+                    name,
+                    "two busy VMs under two layers of emulation: by --only",
+                );
+            }
+            !heavy
+        });
+    }
     if runs.is_empty() {
         return Ok(());
     }
