@@ -2,7 +2,8 @@
 /*
  * Commands from the host, one line each, over a virtio-serial port; each is
  * answered by one line, "ok ..." or "err ERRNO-NAME". The first line, "ready",
- * comes when the host has connected.
+ * comes when the host has connected. With "-" for the port they come from standard
+ * input, and answers go to standard output.
  *
  *   open NAME ro|rw     ok ID SIZE
  *   crc ID [LEN]        ok HEX
@@ -296,7 +297,9 @@ static bool serve_line(int port, char *line)
 
 int lockstep(const char *path)
 {
-	int port = open(path, O_RDWR | O_CLOEXEC);
+	bool here = !strcmp(path, "-");
+	int from = here ? STDIN_FILENO : open(path, O_RDWR | O_CLOEXEC);
+	int port = here ? STDOUT_FILENO : from;
 	char line[512];
 	size_t used = 0;
 	ssize_t got;
@@ -307,11 +310,11 @@ int lockstep(const char *path)
 			errno_name(port < 0 ? errno : state.dev));
 		return 2;
 	}
-	if (!connected(port) || !answer(port, "ready\n")) {
+	if ((!here && !connected(port)) || !answer(port, "ready\n")) {
 		fprintf(stderr, "guest-check: nobody connected to %s on the host\n", path);
 		return 2;
 	}
-	while ((got = read(port, line + used, 1)) == 1) {
+	while ((got = read(from, line + used, 1)) == 1) {
 		if (line[used] != '\n') {
 			if (++used == sizeof(line))
 				return 2;
