@@ -94,6 +94,12 @@ enum Task {
         #[arg(long, value_name = "EVENT")]
         event: Option<String>,
     },
+    /// Inside of a bed, for scripts: wakes a guest whenever it sleeps
+    #[command(hide = true)]
+    Awake {
+        /// The monitor's socket
+        socket: PathBuf,
+    },
     /// Inside of a bed: the demo's main job, between its producer and the guest
     #[command(hide = true)]
     FirstLight,
@@ -202,6 +208,7 @@ pub fn run(arguments: Arguments) -> Result<i32> {
             command,
             event,
         } => monitor::command(&socket, &command, event.as_deref()),
+        Task::Awake { socket } => monitor::awake(&socket),
         Task::FirstLight => first_light::command(),
         Task::Agent { control } => agent::command(control.as_deref()),
         Task::Enter { directory, tree } => enter::command(&directory, &tree),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `xtask monitor`, for host commands in a bed: one command for the monitor of a guest's QEMU.
+//! `xtask monitor` and `xtask awake`, for host commands in a bed: the monitor of a guest's QEMU.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::unix::net::UnixStream;
@@ -24,6 +24,18 @@ pub fn command(socket: &Path, text: &str, event: Option<&str>) -> Result<i32> {
     }
     if let Some(event) = event {
         monitor.wait_for(event)?;
+    }
+    Ok(0)
+}
+
+/// Wakes a guest whenever it sleeps, until QEMU has ended. Says when it begins to watch.
+pub fn awake(socket: &Path) -> Result<i32> {
+    let mut monitor = Monitor::connect(socket)?;
+    // A guest is awake for as long as it likes.
+    monitor.to.set_read_timeout(None)?;
+    println!("watching");
+    while monitor.wait_for("SUSPEND").is_ok() {
+        monitor.execute("system_wakeup", json!({}))?;
     }
     Ok(0)
 }
@@ -72,7 +84,8 @@ impl Monitor {
     }
 
     fn wait_for(&mut self, event: &str) -> Result<()> {
-        if self.events.iter().any(|seen| seen == event) {
+        if let Some(kept) = self.events.iter().position(|seen| seen == event) {
+            self.events.remove(kept);
             return Ok(());
         }
         loop {
