@@ -54,6 +54,8 @@ while read -r order <&3; do
 	end) break ;;
 	*) say "note unknown order $order"; continue ;;
 	esac
-	say "status $?"
+	status=$?
+	# What ran can have taken the console's driver away for a while: then there are other ports of the same names.
+	say "status $status" 2>/dev/null || { exec 3<>/dev/virtio-ports/bed.status && say "status $status"; }
 done
 poweroff -f

@@ -9,6 +9,7 @@ use crate::fences;
 use crate::plan::{BedKind, Machine};
 use crate::revoke;
 use crate::scenario::Scenario;
+use crate::suspend;
 use crate::tree::Kernel;
 
 const BOTH: &[BedKind] = &[BedKind::Flat, BedKind::Nested];
@@ -38,6 +39,7 @@ pub const ALL: &[Scenario] = &[
     revoke::SCENARIO,
     OLDER_KERNEL,
     TWO_DEVICES,
+    suspend::SCENARIO,
     cameras::CAMERA_VMS,
     cameras::GUEST_CAMERA,
 ];

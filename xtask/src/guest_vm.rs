@@ -140,10 +140,11 @@ impl GuestVm {
             command.arg("--pool").arg(&pool.link);
         }
         // Each access to a device is dear under two layers of emulation, and SeaBIOS makes many.
-        let firmware = if plan.machine.sleeps {
-            "bios-256k.bin"
+        // The clock that the kernel would compare the TSC with stands still from waking until the bridge is set up.
+        let (firmware, clock) = if plan.machine.sleeps {
+            ("bios-256k.bin", " tsc=reliable")
         } else {
-            "qboot.rom"
+            ("qboot.rom", "")
         };
         let client = |id: &str| format!("socket,id={id},path={}/{id}", options.directory.display());
         command
@@ -177,7 +178,10 @@ impl GuestVm {
             .arg(&options.initrd)
             .args([
                 "-append",
-                &format!("console=ttyS0 panic=-1 loglevel=6 BED={}", plan.bed.name()),
+                &format!(
+                    "console=ttyS0 panic=-1 loglevel=6 BED={}{clock}",
+                    plan.bed.name()
+                ),
             ])
             .args(["-serial", &format!("file:{}", options.console.display())])
             .args(["-device", "virtio-serial-pci,max_ports=8"])

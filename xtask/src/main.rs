@@ -51,6 +51,7 @@ mod revoke;
 mod run_directory;
 mod scenario;
 mod shell;
+mod suspend;
 mod tally;
 mod test_packages;
 mod tree;
