@@ -6,6 +6,9 @@
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
 echo "bed: init runs"
+# Guests have huge pages: each page that they touch for the first time is an exit, and those are dear here.
+echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
+echo madvise >/sys/kernel/mm/transparent_hugepage/enabled
 for module in $(cat /modules/order); do
 	options=
 	[ "$module" = vivid.ko ] && options=n_devs=1

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Notices that a VM's kernel has died before its init ran, and keeps the record of it.
 //!
-//! Under two layers of emulation about one boot in a hundred ends like that; nothing of this project has run in the VM
-//! then. Such a VM is started again, for host VM, guest and further guests alike, and each death is written down in one
-//! file, from which the report takes it. What happens after init is a failure, never repeated.
+//! Under two layers of emulation that happens (see `emulation`); nothing of this project has run in the VM then. Such a VM
+//! is started again, for host VM, guest and further guests alike, and each death is written down in one file, from which the
+//! report takes it. What happens after init is a failure, never repeated here.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;

@@ -16,9 +16,6 @@ const BOTH: &[BedKind] = &[BedKind::Flat, BedKind::Nested];
 const FRAMES: Option<&str> = Some(include_str!("../scenarios/frames-before.sh"));
 const LOCKSTEP: Option<&str> = Some(include_str!("../scenarios/lockstep-guest.sh"));
 
-/// Those that run only when they are asked for by name: on two cores the emulated host VM dies of them too often.
-pub const BY_NAME: &[&str] = &["bed nested/camera-vms", "bed nested/guest-camera"];
-
 /// In the order in which they run.
 pub const ALL: &[Scenario] = &[
     SMOKE,

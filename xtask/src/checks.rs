@@ -8,12 +8,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::attack;
-use crate::bed::{self, Programs};
+use crate::bed::{self, Programs, Ready};
 use crate::cameras;
 use crate::catalogue;
 use crate::derive;
 use crate::fences;
 use crate::kernel_source;
+use crate::lanes::{self, Job, Told};
 use crate::lock::CacheLock;
 use crate::module_checks;
 use crate::modules;
@@ -22,6 +23,7 @@ use crate::paths;
 use crate::plan::BedKind;
 use crate::process::{head, tail};
 use crate::project::{self, PAYLOAD, cargo};
+use crate::report::Check;
 use crate::revoke;
 use crate::scenario::{self, Line, Scenario};
 use crate::tally::Tally;
@@ -82,13 +84,7 @@ pub fn command(only: Option<&str>) -> Result<i32> {
         module_builds(&mut tally)?;
         module_checks(&mut tally)?;
     }
-    beds(&mut tally, wanted, only.is_some())?;
-    if wanted("attack") {
-        attacks(&mut tally)?;
-    }
-    if wanted("bed nested/derive") {
-        host_module(&mut tally);
-    }
+    beds(&mut tally, wanted)?;
     for line in tally.details() {
         println!("{line}");
     }
@@ -158,115 +154,151 @@ fn module_checks(tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-fn attacks(tally: &mut Tally) -> Result<()> {
-    let start = announce("bed nested/attack: who can write to what they may only read");
-    let mut ready = bed::prepare(&Programs::Build)?;
-    attack::prepare(&mut ready)?;
-    let (checks, table) = attack::run(&ready, |text| println!("    {text}"))?;
-    println!("{table}");
-    for check in checks {
-        if !check.pass {
-            println!("    FAIL {}: {}", check.name, check.value);
+fn attacks(ready: &Ready, told: &mut Told) {
+    let ran = attack::run(ready, |text| told.line(text));
+    let (checks, table) = match ran {
+        Ok(ran) => ran,
+        Err(error) => {
+            told.line(format!("FAIL {error:#}"));
+            return told.count("nested/attack/bed_works", false);
         }
-        tally.count(format!("nested/attack/{}", check.name), check.pass);
-    }
-    done(start);
-    Ok(())
+    };
+    told.line(table);
+    many(&checks, "nested/attack", told);
 }
 
-/// Its checks are many: those that pass are only counted.
-fn host_module(tally: &mut Tally) {
-    let start =
-        announce("bed nested/derive: the host module's contract, and attacks on its aliases");
-    let ran = bed::prepare(&Programs::Build).and_then(|mut ready| {
-        derive::prepare(&mut ready)?;
-        scenario::run(&ready, &derive::SCENARIO, BedKind::Nested, |line| {
-            if let Line::Detail(text) = line {
-                println!("    {text}");
-            }
-        })
+fn host_module(ready: &Ready, told: &mut Told) {
+    let ran = scenario::run(ready, &derive::SCENARIO, BedKind::Nested, |line| {
+        if let Line::Detail(text) = line {
+            told.line(text);
+        }
     });
     match ran {
         Ok(findings) => {
-            for check in &findings.checks {
-                if !check.pass {
-                    println!("    FAIL {}: {}", check.name, check.value);
-                }
-                tally.count(format!("nested/derive/{}", check.name), check.pass);
-            }
+            many(&findings.checks, "nested/derive", told);
             if findings.checks.iter().any(|check| !check.pass) {
-                println!("    logs: {}", findings.logs.display());
+                told.line(format!("logs: {}", findings.logs.display()));
             }
         }
         Err(error) => {
-            println!("    FAIL {error:#}");
-            tally.count("nested/derive/bed_works", false);
+            told.line(format!("FAIL {error:#}"));
+            told.count("nested/derive/bed_works", false);
         }
     }
-    done(start);
 }
 
-fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool, by_name: bool) -> Result<()> {
-    let mut runs: Vec<_> = catalogue::ALL
+/// Checks of which there are many: those that pass are only counted.
+fn many(checks: &[Check], of: &str, told: &mut Told) {
+    for check in checks {
+        if !check.pass {
+            told.line(format!("FAIL {}: {}", check.name, check.value));
+        }
+        told.count(format!("{of}/{}", check.name), check.pass);
+    }
+}
+
+fn in_a_bed(name: &str, ready: &Ready, scenario: &Scenario, bed: BedKind, told: &mut Told) {
+    let ran = scenario::run(ready, scenario, bed, |line| match line {
+        Line::Detail(text) => told.line(text),
+        Line::Step(time, text) => told.line(format!("[{:6.1} s] {text}", time.as_secs_f32())),
+    });
+    let findings = match ran {
+        Ok(findings) => findings,
+        Err(error) => {
+            told.line(format!("FAIL {error:#}"));
+            return told.count(format!("{name}/bed_works"), false);
+        }
+    };
+    for check in &findings.checks {
+        let verdict = if check.pass { "pass" } else { "FAIL" };
+        told.line(format!("{verdict} {}: {}", check.name, check.value));
+        told.count(format!("{name}/{}", check.name), check.pass);
+    }
+    if findings.checks.iter().any(|check| !check.pass) {
+        for log in [
+            "host-console.log",
+            "daemon.log",
+            "guest-console.log",
+            "guest-qemu.log",
+            "bed.log",
+        ] {
+            // QEMU's register dump has its cause at the head.
+            let part = if log == "guest-qemu.log" { head } else { tail };
+            let text = part(&findings.logs.join(log), 12);
+            if !text.is_empty() {
+                told.line(format!("--- {log}:\n{text}"));
+            }
+        }
+        told.line(format!("logs: {}", findings.logs.display()));
+    }
+}
+
+/// What the scenarios need, of which the wanted ones are told by `runs`.
+fn prepare_beds(older: bool, runs: impl Fn(&Scenario) -> bool) -> Result<Ready> {
+    let mut ready = bed::prepare(&Programs::Build)?;
+    ready.host_tests = project::build_tests()?;
+    ready.host_tests.extend(project::build_payload()?);
+    if runs(&fences::SCENARIO) {
+        fences::prepare(&mut ready)?;
+    }
+    if runs(&revoke::SCENARIO) {
+        revoke::prepare(&mut ready)?;
+    }
+    if runs(&cameras::CAMERA_VMS) || runs(&cameras::GUEST_CAMERA) {
+        cameras::prepare(&mut ready)?;
+    }
+    if older {
+        bed::prepare_older(&mut ready)?;
+    }
+    ready.guest_programs.extend(project::build_examples()?);
+    let _lock = CacheLock::take()?;
+    ready.guest_programs.push(kernel_source::heap_test()?);
+    let compliance = paths::tree().join("usr/bin/v4l2-compliance");
+    ready.guest_programs.push(compliance);
+    let examples = modules::build_program("examples/c")?;
+    let Some(examples) = examples.products else {
+        bail!("the examples do not build:\n{}", examples.log);
+    };
+    ready.guest_programs.extend(examples);
+    Ok(ready)
+}
+
+/// The same for one that isn't in the catalogue.
+fn prepare_other(prepare: impl Fn(&mut Ready) -> Result<()>) -> Result<Ready> {
+    let mut ready = bed::prepare(&Programs::Build)?;
+    prepare(&mut ready)?;
+    Ok(ready)
+}
+
+fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let runs: Vec<_> = catalogue::ALL
         .iter()
         .flat_map(|scenario| scenario.beds.iter().map(move |bed| (scenario, *bed)))
         .filter(|(_, bed)| *bed != BedKind::Native)
         .map(|(scenario, bed)| {
-            (
-                format!("bed {}/{}", bed.name(), scenario.name),
-                scenario,
-                bed,
-            )
+            let name = format!("bed {}/{}", bed.name(), scenario.name);
+            (name, scenario, bed)
         })
         .filter(|(name, ..)| wanted(name))
         .collect();
-    if !by_name {
-        runs.retain(|(name, ..)| {
-            let heavy = catalogue::BY_NAME.contains(&name.as_str());
-            if heavy {
-                tally.skip(
-                    name,
-                    "two busy VMs under two layers of emulation: by --only",
-                );
-            }
-            !heavy
-        });
-    }
-    if runs.is_empty() {
-        return Ok(());
-    }
-    let older = runs
-        .iter()
-        .any(|(_, scenario, _)| scenario.machine.kernel == Kernel::Older);
-    let prepared = bed::prepare(&Programs::Build).and_then(|mut ready| {
-        ready.host_tests = project::build_tests()?;
-        ready.host_tests.extend(project::build_payload()?);
-        let runs = |wanted: &Scenario| runs.iter().any(|(_, it, _)| it.name == wanted.name);
-        if runs(&fences::SCENARIO) {
-            fences::prepare(&mut ready)?;
-        }
-        if runs(&revoke::SCENARIO) {
-            revoke::prepare(&mut ready)?;
-        }
-        if runs(&cameras::CAMERA_VMS) || runs(&cameras::GUEST_CAMERA) {
-            cameras::prepare(&mut ready)?;
-        }
-        if older {
-            bed::prepare_older(&mut ready)?;
-        }
-        ready.guest_programs.extend(project::build_examples()?);
-        let _lock = CacheLock::take()?;
-        ready.guest_programs.push(kernel_source::heap_test()?);
-        let compliance = paths::tree().join("usr/bin/v4l2-compliance");
-        ready.guest_programs.push(compliance);
-        let examples = modules::build_program("examples/c")?;
-        let Some(examples) = examples.products else {
-            bail!("the examples do not build:\n{}", examples.log);
-        };
-        ready.guest_programs.extend(examples);
-        Ok(ready)
-    });
-    let ready = match prepared {
+    let attack = "bed nested/attack: who can write to what they may only read";
+    let host = "bed nested/derive: the host module's contract, and attacks on its aliases";
+    let start = announce("prepare the beds");
+    let prepared = || {
+        let older = |(_, it, _): &(_, &Scenario, _)| it.machine.kernel == Kernel::Older;
+        let named = |wanted: &Scenario| runs.iter().any(|(_, it, _)| it.name == wanted.name);
+        let ready = (!runs.is_empty())
+            .then(|| prepare_beds(runs.iter().any(older), named))
+            .transpose()?;
+        let attack = wanted(attack)
+            .then(|| prepare_other(attack::prepare))
+            .transpose()?;
+        let host = wanted(host)
+            .then(|| prepare_other(derive::prepare))
+            .transpose()?;
+        anyhow::Ok((ready, attack, host))
+    };
+    let (ready, attack_ready, host_ready) = match prepared() {
         Ok(ready) => ready,
         Err(error) => {
             println!("{error:#}");
@@ -274,44 +306,26 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool, by_name: bool) -> Resu
             return Ok(());
         }
     };
-    for (name, scenario, bed) in runs {
-        let start = announce(&name);
-        let ran = scenario::run(&ready, scenario, bed, |line| match line {
-            Line::Detail(text) => println!("    {text}"),
-            Line::Step(time, text) => println!("    [{:6.1} s] {text}", time.as_secs_f32()),
+    done(start);
+    let mut jobs = Vec::new();
+    if let Some(ready) = &attack_ready {
+        jobs.push(Job {
+            name: attack.to_owned(),
+            run: Box::new(|told| attacks(ready, told)),
         });
-        let findings = match ran {
-            Ok(findings) => findings,
-            Err(error) => {
-                println!("    FAIL {error:#}");
-                tally.count(format!("{name}/bed_works"), false);
-                done(start);
-                continue;
-            }
-        };
-        for check in &findings.checks {
-            let verdict = if check.pass { "pass" } else { "FAIL" };
-            println!("    {verdict} {}: {}", check.name, check.value);
-            tally.count(format!("{name}/{}", check.name), check.pass);
-        }
-        if findings.checks.iter().any(|check| !check.pass) {
-            for log in [
-                "host-console.log",
-                "daemon.log",
-                "guest-console.log",
-                "guest-qemu.log",
-                "bed.log",
-            ] {
-                // QEMU's register dump has its cause at the head.
-                let part = if log == "guest-qemu.log" { head } else { tail };
-                let text = part(&findings.logs.join(log), 12);
-                if !text.is_empty() {
-                    println!("    --- {log}:\n{text}");
-                }
-            }
-            println!("    logs: {}", findings.logs.display());
-        }
-        done(start);
     }
+    if let Some(ready) = &host_ready {
+        jobs.push(Job {
+            name: host.to_owned(),
+            run: Box::new(|told| host_module(ready, told)),
+        });
+    }
+    if let Some(ready) = &ready {
+        jobs.extend(runs.into_iter().map(|(name, scenario, bed)| Job {
+            name: name.clone(),
+            run: Box::new(move |told| in_a_bed(&name, ready, scenario, bed, told)),
+        }));
+    }
+    lanes::run(jobs, tally);
     Ok(())
 }

@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Deaths that the nested bed's emulation causes, told from those that may be ours.
 //!
-//! The host VM is emulated by TCG, its SVM included, and that is not perfect: kernels in it, and in its guests, now and then
-//! die without a word (see `boot_watch`, which has what is known of it, and deals with those that die before their init has
-//! run). What dies later looks like one of these; the scenario is then run again, which is told and counted. Whoever makes
-//! a guest die on purpose, or by a bug, does so each time.
+//! The host VM is emulated by TCG, its SVM included, and that is not perfect. With two CPUs in the host VM, QEMU 11.1.3 lost one
+//! VM in ten or so. What its log (`-d int,in_asm`) shows: right after an exit (often, but not only, a nested page fault) the
+//! first instruction of the host is fetched with nested paging still on. That walk ends as a second exit: the state of the
+//! *host* is saved as that of the guest, and the host goes on. From then on the guest runs with the host's CR3, in circles;
+//! or it overwrites the host's kernel stack ("corrupted stack end", or a silent reset); or the host loses its global interrupt
+//! flag, and stands still. So the host VM has one CPU, and its guests have one each; two host VMs run side by side instead
+//! (`lanes`).
+//!
+//! Kernels that die before their init has run are started again (`boot_watch`). What dies later in one of the ways that are
+//! known of the emulation has its scenario run again, which is told and counted. Whoever makes a guest die on purpose, or by
+//! a bug, does so each time.
 
 use std::fs;
 use std::path::Path;

@@ -116,10 +116,11 @@ impl GuestVm {
         let _ = fs::remove_file(&options.link);
 
         let mut command = Command::new(io.join("qemu/run-vm.sh"));
-        let accel = if plan.bed == BedKind::Flat {
-            "tcg"
-        } else {
-            "kvm"
+        // The host VM of the nested bed has one CPU.
+        let (accel, cpus) = match plan.bed {
+            BedKind::Flat => ("tcg", "2"),
+            BedKind::Nested => ("kvm", "1"),
+            BedKind::Native => ("kvm", "2"),
         };
         command.args([
             "--accel",
@@ -127,7 +128,7 @@ impl GuestVm {
             "--memory",
             "640M",
             "--cpus",
-            "2",
+            cpus,
             "--hotplug",
         ]);
         if plan.tree.is_some() {

@@ -33,6 +33,7 @@ mod guest_vm;
 mod host_command;
 mod initramfs;
 mod kernel_source;
+mod lanes;
 mod link;
 mod lock;
 mod module_checks;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The run directory: all that one run of a bed needs, and the logs that stay of it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::bed::{Ready, Request};
 use crate::cpio::Archive;
@@ -16,8 +18,11 @@ use crate::plan::{BedKind, GuestTask, Plan};
 use crate::process::privileged;
 use crate::tree::Kernel;
 
-/// A run directory. It stays after the run, for its logs, until later runs push it out.
-pub struct RunDirectory(pub PathBuf);
+/// A run directory, locked as long as this lives. It stays after the run, for its logs, until later runs push it out.
+pub struct RunDirectory(
+    pub PathBuf,
+    #[expect(dead_code, reason = "the lock is held by the open file")] File,
+);
 
 impl RunDirectory {
     /// A fresh one.
@@ -27,17 +32,20 @@ impl RunDirectory {
         discard_old(&runs);
         for number in 0..1000 {
             let path = runs.join(format!("{}-{number}", std::process::id()));
-            if path.exists() {
-                continue;
+            match fs::create_dir(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(error).context("can't make a run directory"),
             }
-            fs::create_dir(&path)?;
-            return Ok(Self(path));
+            let lock = File::open(&path)?;
+            flock(&lock, FlockOperation::LockExclusive).context("can't lock a run directory")?;
+            return Ok(Self(path, lock));
         }
         bail!("too many runs in {}", runs.display())
     }
 }
 
-/// Removes the directories of all but the last few runs that have ended.
+/// Removes the directories of all but the last few runs that have ended: whose lock is free.
 fn discard_old(runs: &Path) {
     let Ok(entries) = fs::read_dir(runs) else {
         return;
@@ -45,17 +53,15 @@ fn discard_old(runs: &Path) {
     let mut ended: Vec<_> = entries
         .filter_map(|entry| {
             let entry = entry.ok()?;
-            let name = entry.file_name().into_string().ok()?;
-            let process = name.split('-').next()?;
-            let alive = Path::new("/proc").join(process).exists()
-                && process != std::process::id().to_string();
+            let lock = File::open(entry.path()).ok()?;
+            flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
             let time = entry.metadata().ok()?.modified().ok()?;
-            (!alive).then_some((time, entry.path()))
+            Some((time, entry.path(), lock))
         })
         .collect();
-    ended.sort();
-    let many = ended.len().saturating_sub(5);
-    for (_, path) in ended.into_iter().take(many) {
+    ended.sort_by_key(|(time, ..)| *time);
+    let many = ended.len().saturating_sub(6);
+    for (_, path, _lock) in ended.into_iter().take(many) {
         let _ = privileged("rm")
             .args(["-rf", "--one-file-system"])
             .arg(path)
