@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Beds side by side: a bed keeps hardly more than one core busy (the host VM has one CPU), so there is a lane per core.
 //!
-//! What a job tells is printed when it has ended, so that the lines of two jobs don't mix.
+//! What a job tells is printed when it has ended, so that the lines of two jobs don't mix. A job alone tells it at once.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -22,8 +22,8 @@ pub struct Job<'a> {
 }
 
 /// What a job has to tell.
-#[derive(Default)]
 pub struct Told {
+    at_once: bool,
     lines: Vec<String>,
     checks: Vec<(String, bool)>,
 }
@@ -31,7 +31,12 @@ pub struct Told {
 impl Told {
     /// A line for people.
     pub fn line(&mut self, text: impl Into<String>) {
-        self.lines.push(text.into());
+        let text = text.into();
+        if self.at_once {
+            println!("    {text}");
+        } else {
+            self.lines.push(text);
+        }
     }
 
     /// A check to be counted.
@@ -44,6 +49,7 @@ impl Told {
 pub fn run(jobs: Vec<Job<'_>>, tally: &mut Tally) {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let lanes = cores.min(MOST).min(jobs.len());
+    let at_once = jobs.len() == 1;
     let queue = Mutex::new(VecDeque::from(jobs));
     let tally = Mutex::new(tally);
     let next = || {
@@ -55,10 +61,20 @@ pub fn run(jobs: Vec<Job<'_>>, tally: &mut Tally) {
             scope.spawn(|| {
                 while let Some(job) = next() {
                     let start = Instant::now();
-                    let mut told = Told::default();
+                    let mut told = Told {
+                        at_once,
+                        lines: Vec::new(),
+                        checks: Vec::new(),
+                    };
+                    let say_name = || println!("==> {}", job.name);
+                    if at_once {
+                        say_name();
+                    }
                     (job.run)(&mut told);
                     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-                    println!("==> {}", job.name);
+                    if !at_once {
+                        say_name();
+                    }
                     for line in told.lines {
                         println!("    {line}");
                     }
