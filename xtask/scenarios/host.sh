@@ -103,8 +103,10 @@ lost() {
 	echo $((lost_frames * 1000 / ($(frames "$1" "$2") + 1)))
 }
 # went NAME FROM TO PEER...: checks of how it went between two looks. What was measured first, for the same peers, is what
-# all others are compared with: at most $allowed frames in a thousand more are lost.
-allowed=20
+# all others are compared with: at most $allowed frames in a thousand more are lost, $allowed_vm by a VM. Emulated CPUs are
+# slow, and shared with other beds: in the nested bed VMs have less time than 30 frames a second take, and not always the same.
+allowed=50
+allowed_vm=150
 went() {
 	went_name=$1 went_from=$2 went_to=$3
 	shift 3
@@ -118,7 +120,8 @@ went() {
 		skipped=$(($(counter "$went_to" "$peer" skipped) - $(counter "$went_from" "$peer" skipped)))
 		loss=$(lost "$went_from" "$went_to" "$peer")
 		eval "[ -n \"\${first_loss_$peer:-}\" ] || first_loss_$peer=$loss"
-		eval "bound=\$((first_loss_$peer + $allowed))"
+		if [ "$peer" = host ]; then more=$allowed; else more=$allowed_vm; fi
+		eval "bound=\$((first_loss_$peer + $more))"
 		rate=$((delivered * 10000 / ms))
 		verdict "${went_name}_$peer" "$((rate / 10)).$((rate % 10)) fps, $delivered frames, $skipped skipped" [ $delivered -gt 0 -a "$loss" -le $bound ]
 	done

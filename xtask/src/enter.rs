@@ -78,7 +78,7 @@ fn host_vm(tree: &Path) -> anyhow::Error {
         .arg(Path::new(paths::IO).join("host.img"))
         .args([
             "-append",
-            "console=ttyS0 panic=-1 loglevel=6 no_timer_check hugepages=16",
+            "console=ttyS0 panic=-1 loglevel=6 no_timer_check hugepages=16 mitigations=off",
         ])
         .args([
             "-serial",
