@@ -16,10 +16,12 @@ const BOTH: &[BedKind] = &[BedKind::Flat, BedKind::Nested];
 const FRAMES: Option<&str> = Some(include_str!("../scenarios/frames-before.sh"));
 const LOCKSTEP: Option<&str> = Some(include_str!("../scenarios/lockstep-guest.sh"));
 
-/// In the order in which they run.
+/// In the order in which they start: those that take long are not the last.
 pub const ALL: &[Scenario] = &[
     SMOKE,
     DEMO,
+    cameras::CAMERA_VMS,
+    cameras::GUEST_CAMERA,
     KILLED_VM,
     KILLED_PRODUCER,
     KILLED_DAEMON,
@@ -37,8 +39,6 @@ pub const ALL: &[Scenario] = &[
     OLDER_KERNEL,
     TWO_DEVICES,
     suspend::SCENARIO,
-    cameras::CAMERA_VMS,
-    cameras::GUEST_CAMERA,
 ];
 
 const SMOKE: Scenario = Scenario {
