@@ -82,8 +82,17 @@ struct racer {
 	int dev;
 	const struct buffer *buf;
 	pthread_barrier_t start, end;
+	/* How long after the start, ns: the one or the other is late. */
+	long release, cancel;
 	bool stop;
 };
+
+static void late(long ns)
+{
+	struct timespec pause = { .tv_nsec = ns };
+
+	clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+}
 
 static void *race_release(void *arg)
 {
@@ -93,6 +102,7 @@ static void *race_release(void *arg)
 		pthread_barrier_wait(&racer->start);
 		if (racer->stop)
 			return NULL;
+		late(racer->release);
 		fence_release(racer->dev, racer->buf, 0);
 		pthread_barrier_wait(&racer->end);
 	}
@@ -101,17 +111,19 @@ static void *race_release(void *arg)
 /* Its end is final, and what cancel said of it is so. 0: signalled, 1: cancelled, 2: wrong. */
 static int race_round(struct racer *racer, int round)
 {
-	struct timespec pause = { .tv_nsec = round % 16 * 20000 };
+	long pause = round % 16 * 20000;
 	uint32_t ms = 0;
 	int file, said, status;
 
+	racer->release = round % 2 ? pause : 0;
+	racer->cancel = round % 2 ? 0 : pause;
 	if (fence_hold(racer->dev, racer->buf, VIRTIO_DMABUF_USAGE_WRITE, &ms))
 		return 2;
 	file = fence_make(racer->dev, racer->buf, VIRTIO_DMABUF_USAGE_READ, 0);
 	if (file < 0)
 		return 2;
 	pthread_barrier_wait(&racer->start);
-	clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+	late(racer->cancel);
 	said = fence_cancel(racer->dev, file);
 	pthread_barrier_wait(&racer->end);
 	becomes_ready(file, POLLIN, 5000);

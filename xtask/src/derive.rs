@@ -27,7 +27,11 @@ pub const SCENARIO: Scenario = Scenario {
     host: Some(include_str!("../scenarios/derive-host.sh")),
     guest: None,
     config: None,
-    machine: Machine::USUAL,
+    // Threads that race.
+    machine: Machine {
+        host_cpus: 2,
+        ..Machine::USUAL
+    },
     required: &[
         "device/no_fds_left",
         "device/unload_refused",

@@ -6,8 +6,8 @@
 //! first instruction of the host is fetched with nested paging still on. That walk ends as a second exit: the state of the
 //! *host* is saved as that of the guest, and the host goes on. From then on the guest runs with the host's CR3, in circles;
 //! or it overwrites the host's kernel stack ("corrupted stack end", or a silent reset); or the host loses its global interrupt
-//! flag, and stands still. So the host VM has one CPU, and its guests have one each; two host VMs run side by side instead
-//! (`lanes`).
+//! flag, and stands still. So the host VM has one CPU where guests are to live, and its guests have one each; two host VMs run
+//! side by side instead (`lanes`).
 //!
 //! Kernels that die before their init has run are started again (`boot_watch`). What dies later in one of the ways that are
 //! known of the emulation has its scenario run again, which is told and counted. Whoever makes a guest die on purpose, or by

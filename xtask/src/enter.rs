@@ -39,13 +39,13 @@ pub fn command(directory: &Path, tree: &Path) -> Result<i32> {
             .with_context(|| format!("can't bind /{shared} into the tree"))?;
     }
     if plan.bed == BedKind::Nested {
-        return Err(host_vm(tree));
+        return Err(host_vm(tree, plan.machine.host_cpus));
     }
     agent::command(None)
 }
 
 /// Replaces this process by the host VM's QEMU. Its control port is on standard input and output.
-fn host_vm(tree: &Path) -> anyhow::Error {
+fn host_vm(tree: &Path, cpus: u8) -> anyhow::Error {
     let log = Path::new(paths::IO).join("log");
     let error = Command::new("chroot")
         .arg(tree)
@@ -55,10 +55,8 @@ fn host_vm(tree: &Path) -> anyhow::Error {
             "q35",
             "-accel",
             "tcg,thread=multi",
-            // With a second CPU, QEMU 11.1.3 now and then walks the page tables of the host through those of the guest
-            // right after an exit of the guest, and one of the two is lost: see `emulation`.
             "-smp",
-            "1",
+            &cpus.to_string(),
             "-cpu",
             "EPYC-v4,+svm,+npt",
             "-m",

@@ -56,6 +56,8 @@ pub struct Machine {
     pub sleeps: bool,
     /// It has the devices of all the configuration's VMs, instead of the first one's.
     pub all_devices: bool,
+    /// The CPUs of the host VM. One, where guests are to live: see [`crate::emulation`].
+    pub host_cpus: u8,
 }
 
 impl Machine {
@@ -64,6 +66,7 @@ impl Machine {
         kernel: Kernel::Bed,
         sleeps: false,
         all_devices: false,
+        host_cpus: 1,
     };
 }
 
