@@ -23,6 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::calls::Counted;
 use crate::copies::FRAMES;
 use crate::floor::ASLEEP;
+use crate::sys;
 
 const CONSUMERS: [u64; 4] = [1, 4, 16, 64];
 const BUFFERS: u32 = 4;
@@ -265,15 +266,9 @@ impl Daemon {
         self.directory.join("broker.sock")
     }
 
-    /// What all its threads have had so far.
+    /// What all its threads have had so far, those that have ended included.
     fn cpu_time(&self) -> Result<Duration> {
-        let mut nanoseconds = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            let first = text.split(' ').next().unwrap_or("0");
-            nanoseconds += first.parse::<u64>().context("schedstat")?;
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        sys::cpu_time(self.process.id()).context("the daemon's CPU time")
     }
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! ioctls of vgem and of the guest driver, a shared page, and ptrace: the only unsafe code here.
+//! ioctls of vgem and of the guest driver, a shared page, a CPU clock, and ptrace: the only unsafe code here.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use libc::{c_int, pid_t};
@@ -18,6 +19,28 @@ const DRM: u8 = b'd';
 const DRIVER: u8 = 0xd6;
 const PAGE: usize = 4096;
 const WORDS: usize = PAGE / size_of::<u64>();
+
+/// The CPU time of a process: clock_getcpuclockid(3).
+pub fn cpu_time(process: u32) -> Result<Duration> {
+    let mut clock = 0;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: it writes to `clock` only.
+    let error = unsafe { libc::clock_getcpuclockid(pid_t::try_from(process)?, &raw mut clock) };
+    if error != 0 {
+        return Err(Errno::from_raw_os_error(error).into());
+    }
+    // SAFETY: it writes to `time` only.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    Ok(Duration::new(
+        u64::try_from(time.tv_sec)?,
+        u32::try_from(time.tv_nsec)?,
+    ))
+}
 
 /// A page of a file, mapped shared and writable, as counters.
 pub struct Shared(NonNull<AtomicU64>);
