@@ -100,6 +100,7 @@ pub fn mutants() -> Result<i32> {
     let script = paths::workspace().join("tests/host/derive-mutants.sh");
     copy_into(&script, files.clone())?;
     let mut request = Request::new(BedKind::Nested);
+    request.machine = SCENARIO.machine;
     request.daemon = false;
     request.host_files = Some(files);
     request.host_run = Some(
