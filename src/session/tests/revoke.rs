@@ -44,13 +44,13 @@ fn until(peer: &mut Peer, kind: u32) -> (u64, String) {
     }
 }
 
-/// Waits until a handle is stale by its revocation, and for what is done then.
+/// Waits until the session has let go of a handle that is being revoked. (The handle is stale a moment earlier.)
 pub fn until_revoked(peer: &mut Peer, handle: u64) {
-    while peer.session.handles.held(Handle(handle)).is_ok() {
+    peer.heed();
+    while peer.session.handles.get(handle).unwrap().is_some() {
         wait_for(peer.session.wake());
         peer.heed();
     }
-    peer.heed();
 }
 
 /// The first bytes of a buffer of this producer.
