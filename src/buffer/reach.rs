@@ -35,10 +35,19 @@ pub struct Notice {
     pub(super) watch: Option<Arc<Watch>>,
 }
 
-impl Notice {
-    /// Has somebody look how far it is.
-    pub(super) fn look(&self) {
-        if let Some(watch) = &self.watch {
+/// When dropped, has somebody look how far the buffer's revocation is.
+#[derive(Debug, Default)]
+pub(super) struct Look(Option<Arc<Watch>>);
+
+impl Look {
+    pub fn at(notice: &Notice) -> Self {
+        Self(notice.watch.clone())
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.0 {
             watch.until(Instant::now());
         }
     }
@@ -96,6 +105,8 @@ pub(super) struct Share {
     buffer: Arc<Buffer>,
     /// It is the maker's, and stays.
     own: bool,
+    /// Dropped behind `buffer`: a maker who is told that it has the buffer alone frees it by closing it.
+    look: Look,
 }
 
 impl Share {
@@ -107,6 +118,7 @@ impl Share {
         Self {
             buffer: Arc::clone(buffer),
             own,
+            look: Look::default(),
         }
     }
 
@@ -151,7 +163,7 @@ impl Drop for Share {
             && reach.others.fetch_sub(1, Ordering::SeqCst) == 1
             && let Some(notice) = reach.notice()
         {
-            notice.look();
+            self.look = Look::at(notice);
         }
     }
 }

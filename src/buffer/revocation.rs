@@ -10,7 +10,7 @@
 //! One thread watches all revocations; the bytes are erased by workers, as that waits for the buffer's fences. A
 //! revocation ends whether or not the session that has asked for it, or any other, is still there.
 
-use super::reach::Notice;
+use super::reach::{Look, Notice};
 use super::{Buffer, Change, Registry};
 use crate::error::status_of;
 use crate::fence::{Errands, Kernel};
@@ -228,7 +228,7 @@ impl Shared {
         if due {
             self.tell();
         }
-        complete.iter().for_each(|it| self.tell_maker(&it.buffer));
+        complete.into_iter().for_each(|it| self.tell_maker(it.buffer));
         next.0
     }
 
@@ -238,10 +238,11 @@ impl Shared {
             erase(shared.errands.kernel(), &buffer, &memory);
             // A slot with a mapping isn't used again.
             drop(memory);
-            shared.erased(buffer.id());
-            if let Some(notice) = buffer.notice() {
-                notice.look();
-            }
+            let (id, look) = (buffer.id(), buffer.notice().map(Look::at));
+            // The maker isn't told before this thread has let go.
+            drop(buffer);
+            shared.erased(id);
+            drop(look);
         });
     }
 
@@ -260,7 +261,8 @@ impl Shared {
         self.registry.wake_all();
     }
 
-    fn tell_maker(&self, buffer: &Buffer) {
+    /// Lets go of the buffer first.
+    fn tell_maker(&self, buffer: Arc<Buffer>) {
         let Some(notice) = buffer.notice() else {
             return;
         };
@@ -274,7 +276,9 @@ impl Shared {
             value: if shared { FREE_SHARED } else { 0 },
             pool: None,
         };
-        let is_theirs = |session| session == notice.asked_by || Some(session) == buffer.producer();
+        let (asked_by, producer) = (notice.asked_by, buffer.producer());
+        drop(buffer);
+        let is_theirs = |session| session == asked_by || Some(session) == producer;
         self.registry.tell(&change, is_theirs);
     }
 
