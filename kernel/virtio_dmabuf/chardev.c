@@ -30,7 +30,7 @@
  * @session: the session that its reader knows of
  * @wait: readers and pollers
  * @read_lock: one reader at a time; guards @session
- * @events: what was not read yet; written under vdmabuf_device.client_lock
+ * @events: what was not read yet; guarded by vdmabuf_device.client_lock
  */
 struct vdmabuf_client {
 	struct list_head node;
@@ -177,24 +177,56 @@ static bool vdmabuf_is_stale(const struct vdmabuf_client *client)
 	       READ_ONCE(client->session) != vdmabuf_session(client->vd);
 }
 
+/* The caller holds read_lock. Returns the bytes read: none, or those of one event. */
+static ssize_t vdmabuf_read_event(struct vdmabuf_client *client, char __user *ubuf)
+{
+	spinlock_t *lock = &client->vd->client_lock;
+	struct virtio_dmabuf_ioc_event event, oldest;
+	bool any;
+
+	spin_lock_irq(lock);
+	any = kfifo_peek(&client->events, &event);
+	spin_unlock_irq(lock);
+	if (!any)
+		return 0;
+	if (copy_to_user(ubuf, &event, sizeof(event)))
+		return -EFAULT;
+	spin_lock_irq(lock);
+	/* It may have gone for a newer one meanwhile. */
+	if (kfifo_peek(&client->events, &oldest) && oldest.sequence == event.sequence)
+		kfifo_skip(&client->events);
+	spin_unlock_irq(lock);
+	return sizeof(event);
+}
+
 /*
  * The caller holds read_lock. After a suspend or a reset the reader is told once that
  * it has to list, and to open, anew; events from before would only mislead it.
  */
-static int vdmabuf_read_events(struct vdmabuf_client *client, char __user *ubuf, size_t size,
-			       unsigned int *copied)
+static ssize_t vdmabuf_read_events(struct vdmabuf_client *client, char __user *ubuf, size_t size)
 {
-	if (!vdmabuf_is_stale(client))
-		return kfifo_to_user(&client->events, ubuf, size, copied);
-	WRITE_ONCE(client->session, vdmabuf_session(client->vd));
-	kfifo_reset_out(&client->events);
-	return -ESTALE;
+	ssize_t got, copied = 0;
+
+	if (vdmabuf_is_stale(client)) {
+		WRITE_ONCE(client->session, vdmabuf_session(client->vd));
+		spin_lock_irq(&client->vd->client_lock);
+		kfifo_reset_out(&client->events);
+		spin_unlock_irq(&client->vd->client_lock);
+		return -ESTALE;
+	}
+	do {
+		got = vdmabuf_read_event(client, ubuf + copied);
+		if (got <= 0)
+			return copied ?: got;
+		copied += got;
+	} while (size - copied >= sizeof(struct virtio_dmabuf_ioc_event));
+	return copied;
 }
 
 static ssize_t vdmabuf_read(struct file *file, char __user *ubuf, size_t size, loff_t *pos)
 {
 	struct vdmabuf_client *client = file->private_data;
-	unsigned int copied;
+	ssize_t got;
 	int err;
 
 	if (size < sizeof(struct virtio_dmabuf_ioc_event))
@@ -202,12 +234,10 @@ static ssize_t vdmabuf_read(struct file *file, char __user *ubuf, size_t size, l
 	for (;;) {
 		if (mutex_lock_interruptible(&client->read_lock))
 			return -ERESTARTSYS;
-		err = vdmabuf_read_events(client, ubuf, size, &copied);
+		got = vdmabuf_read_events(client, ubuf, size);
 		mutex_unlock(&client->read_lock);
-		if (err)
-			return err;
-		if (copied)
-			return copied;
+		if (got)
+			return got;
 		if (!vdmabuf_is_live(client->vd))
 			return -EIO;
 		if (file->f_flags & O_NONBLOCK)
@@ -279,7 +309,7 @@ static const struct file_operations vdmabuf_fops = {
  * @vd: the device
  * @event: the event
  *
- * A file whose reader is too slow loses it: the gap in the sequence shows that.
+ * A file whose reader is too slow loses its oldest: the gap in the sequence shows that.
  *
  * Context: any.
  */
@@ -291,6 +321,8 @@ void vdmabuf_chardev_event(struct vdmabuf_device *vd,
 
 	spin_lock_irqsave(&vd->client_lock, flags);
 	list_for_each_entry(client, &vd->clients, node) {
+		if (kfifo_is_full(&client->events))
+			kfifo_skip(&client->events);
 		kfifo_put(&client->events, *event);
 		wake_up_interruptible(&client->wait);
 	}

@@ -14,7 +14,7 @@ use dmabuf_protocol::{BufferId, Name, Status};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// Most events that wait for one peer; later ones are lost, and the gap in the sequence tells.
+/// Most events that wait for one peer; the oldest go first, and the gap in the sequence tells.
 const MAX_EVENTS: usize = 256;
 
 /// A buffer that peers with a grant can open.
@@ -56,9 +56,8 @@ pub struct Subscription {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Each with the number of changes that were lost just before it.
-    changes: VecDeque<(Change, u64)>,
-    /// Lost after all of them.
+    changes: VecDeque<Change>,
+    /// Lost before all of them.
     lost: u64,
 }
 
@@ -71,7 +70,9 @@ impl Subscription {
 
     /// The next change, and how many were lost just before it.
     pub fn next(&self) -> Option<(Change, u64)> {
-        lock(&self.waiting).changes.pop_front()
+        let mut waiting = lock(&self.waiting);
+        let change = waiting.changes.pop_front()?;
+        Some((change, std::mem::take(&mut waiting.lost)))
     }
 
     /// Forgets what waits, and what was lost.
@@ -81,12 +82,11 @@ impl Subscription {
 
     fn push(&self, change: &Change) {
         let mut waiting = lock(&self.waiting);
-        if waiting.changes.len() < MAX_EVENTS {
-            let lost = std::mem::take(&mut waiting.lost);
-            waiting.changes.push_back((change.clone(), lost));
-        } else {
+        // Not the newest: what it tells would never be heard if nothing came after it.
+        if waiting.changes.len() == MAX_EVENTS && waiting.changes.pop_front().is_some() {
             waiting.lost += 1;
         }
+        waiting.changes.push_back(change.clone());
         self.wake.set();
     }
 }

@@ -228,7 +228,9 @@ impl Shared {
         if due {
             self.tell();
         }
-        complete.into_iter().for_each(|it| self.tell_maker(it.buffer));
+        complete
+            .into_iter()
+            .for_each(|it| self.tell_maker(it.buffer));
         next.0
     }
 

@@ -8,9 +8,9 @@ use dmabuf_protocol::wire::{
 };
 use std::collections::VecDeque;
 
-/// Most events that wait for a guest that gives no buffers.
+/// Most events that wait for a guest that gives no buffers; the oldest go first.
 const MOST: usize = 256;
-/// Most of those that tell of a state besides: three for each end of a stream, and some for buffers.
+/// Most of those that tell of a state, besides: three for each end of a stream, and some for buffers.
 const MOST_STATES: usize = 3 * 64 + 512;
 
 /// See the module.
@@ -53,8 +53,8 @@ impl Events {
         self.waiting.pop_front()
     }
 
-    /// Takes one in. What the broker has lost, and what is too much here, is a gap in the guest's count; what tells of
-    /// a state that the guest will hear of anyway isn't.
+    /// Takes one in, in place of the oldest if there are too many. What the broker has lost, and what is lost here, is
+    /// a gap in the guest's count; what tells of a state that the guest will hear of anyway isn't.
     ///
     /// # Errors
     /// [`Lost::Lie`] if it doesn't count up.
@@ -72,14 +72,25 @@ impl Events {
         if state && self.waiting.iter().any(same) {
             return Ok(());
         }
+        self.make_room(state);
         self.sequence = self.sequence.saturating_add(1);
-        let most = if state { MOST + MOST_STATES } else { MOST };
-        if self.waiting.len() < most {
-            event.sequence = self.sequence.into();
-            self.waiting.push_back(event);
-            self.wake.set();
-        }
+        event.sequence = self.sequence.into();
+        self.waiting.push_back(event);
+        self.wake.set();
         Ok(())
+    }
+
+    /// Room for one that tells of a state, or for another.
+    fn make_room(&mut self, state: bool) {
+        let most = if state { MOST_STATES } else { MOST };
+        let mut alike = (0..)
+            .zip(&self.waiting)
+            .filter(|(_, waiting)| is_state(waiting) == state);
+        if let Some((oldest, _)) = alike.next()
+            && alike.count() + 1 >= most
+        {
+            self.waiting.remove(oldest);
+        }
     }
 }
 

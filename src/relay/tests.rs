@@ -588,7 +588,7 @@ fn events_are_counted_and_states_told_once() {
         .collect();
     assert_eq!(
         (seen.len(), seen.first(), seen.last()),
-        (257, Some(&7), Some(&999))
+        (257, Some(&743), Some(&999))
     );
 }
 

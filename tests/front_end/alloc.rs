@@ -6,6 +6,7 @@ use crate::daemon::Daemon;
 use crate::message::{PAGE, Peer, READ_WRITE, alloc_body, name, publish_body};
 use crate::vmm::FrontEnd;
 use crate::window::Answer;
+use dmabuf_protocol::wire::EVENT_BUFFER_WITHDRAWN;
 use dmabuf_protocol::{FEATURE_ALLOC, OpCode, Status, wire};
 use vhost::VhostBackend;
 use zerocopy::FromBytes;
@@ -103,6 +104,7 @@ pub fn a_guest_allocates_writes_and_shares() {
     // Its VM ends: the name goes, what others have mapped stays.
     drop(a);
     daemon.logged(&["peer a: front-end gone, 1 handles and 1 mappings released"]);
+    watcher.event_of(EVENT_BUFFER_WITHDRAWN);
     assert_eq!(watcher.names(), [""; 0]);
     assert_eq!(
         b.window.read(map.window_offset.get(), PAGE, 10),

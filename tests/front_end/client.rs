@@ -121,6 +121,16 @@ impl Client {
         Event::read_from_bytes(&bytes).expect("an event")
     }
 
+    /// Waits for an event of this kind.
+    pub fn event_of(&mut self, kind: u32) -> Event {
+        loop {
+            let event = self.event();
+            if event.kind.get() == kind {
+                return event;
+            }
+        }
+    }
+
     /// Sends a request with fds, and waits for the reply.
     pub fn call_with(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Reply {
         self.send(bytes, fds).unwrap();
