@@ -295,8 +295,9 @@ impl FrontEnd {
             if close {
                 let _ = shutdown(&channel, Shutdown::Both);
             }
-            self.window.close();
+            // Before the request that waits is refused: nothing that comes after it is answered.
             exit.write(1).unwrap();
+            self.window.close();
             let _ = thread.join();
         }
         self.window.close();

@@ -12,6 +12,7 @@
  * fence.c     those about fences and sync
  * storm.c     those of them that do many things at a time
  * stream*.c   streams: see stream.h
+ * events.c    events, read at once and too late
  * revoked.c   buffers that the host takes away while they are read
  */
 #ifndef GUEST_CHECK_H

@@ -248,6 +248,11 @@ static void cmd_stream_blocked(char **args)
 	stream_blocked(device(), report, NULL);
 }
 
+static void cmd_events(char **args)
+{
+	events(device(), args[0], number(args[1]), report);
+}
+
 static const struct command {
 	const char *name;
 	int min, max;
@@ -269,6 +274,7 @@ static const struct command {
 	{ "stream-produce", 5, 5, "NAME HEAP BUFFERS COUNT FPS", cmd_stream_produce },
 	{ "stream-negative", 3, 3, "NAME HEAP ROUNDS", cmd_stream_negative },
 	{ "stream-blocked", 0, 0, "", cmd_stream_blocked },
+	{ "events", 2, 2, "PREFIX COUNT", cmd_events },
 };
 
 static _Noreturn void usage(void)

@@ -6,6 +6,7 @@
  * stream_negative.c what must fail, and how ends tell each other
  * stream_blocked.c  who waits when the device goes away
  * stream_fenced.c   frames that come with their fences, asked for in lockstep
+ * events.c          who is told that there is one
  */
 #ifndef STREAM_H
 #define STREAM_H
@@ -45,6 +46,8 @@ int stream_produce(int dev, const char *name, const char *heap, uint32_t buffers
 void stream_negative(int dev, const char *name, const char *heap, uint64_t rounds,
 		     report_fn *report, void *arg);
 void stream_blocked(int dev, report_fn *report, void *arg);
+/* Makes @count streams: one file hears of each at once, another of the last ones. */
+void events(int dev, const char *prefix, uint64_t count, report_fn *report);
 /* 0, -errno, or -ENOSYS for a command that isn't one of these. */
 int stream_command(int dev, char **word, say_fn *say);
 

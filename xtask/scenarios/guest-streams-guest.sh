@@ -23,6 +23,8 @@ touch /share/consumed
 
 step "what must fail"
 guest-check stream-negative live $heap $rounds
+step "events"
+guest-check events guest/event 100
 
 step "a camera of the guest"
 eventually 60 test -e /share/ready

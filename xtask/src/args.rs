@@ -47,9 +47,9 @@ enum Task {
     },
     /// Run all checks: formatting, lints, docs, tests, module builds, scenarios in both beds
     Test {
-        /// Only steps whose name contains this: fmt, clippy, doc, rust, modules, bed, flat/smoke…
-        #[arg(long)]
-        only: Option<String>,
+        /// Only steps whose name contains one of these: fmt, clippy, doc, rust, modules, bed, flat/smoke…
+        #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+        only: Vec<String>,
     },
     /// Measure, and compare to the bare wake of a process in the same run
     Bench {
@@ -183,7 +183,7 @@ pub fn run(arguments: Arguments) -> Result<i32> {
         Task::Attack { mutants: true } => mutants::command(),
         Task::Attack { mutants: false } => attack::command(),
         Task::Derive { .. } => derive::mutants(),
-        Task::Test { only } => checks::command(only.as_deref()),
+        Task::Test { only } => checks::command(&only),
         Task::Bench { what } => bench::command(what),
         Task::Modules => {
             packages::install_missing()?;

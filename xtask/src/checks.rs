@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask test`: everything that has to hold, from formatting to real VMs.
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::attack;
 use crate::bed::{self, Programs, Ready};
@@ -29,10 +30,17 @@ use crate::scenario::{self, Line, Scenario};
 use crate::tally::Tally;
 use crate::tree::{self, Kernel};
 
-/// Runs all checks, or only those whose step's name contains `only`.
-pub fn command(only: Option<&str>) -> Result<i32> {
+/// Runs all checks, or only those of steps whose name contains one of `only`.
+///
+/// # Errors
+/// If one of `only` is in no step's name, among others: nothing was checked then.
+pub fn command(only: &[String]) -> Result<i32> {
     let mut tally = Tally::default();
-    let wanted = |step: &str| only.is_none_or(|only| step.contains(only));
+    let unmet = RefCell::new(only.iter().collect::<Vec<_>>());
+    let wanted = |step: &str| {
+        unmet.borrow_mut().retain(|only| !step.contains(*only));
+        only.is_empty() || only.iter().any(|only| step.contains(only))
+    };
     packages::install_missing()?;
     for (step, arguments, environment) in [
         ("fmt", &["fmt", "--all", "--check"][..], None),
@@ -89,6 +97,8 @@ pub fn command(only: Option<&str>) -> Result<i32> {
         println!("{line}");
     }
     println!("{}", tally.summary());
+    let unmet = unmet.into_inner();
+    ensure!(unmet.is_empty(), "no step is called {unmet:?}");
     Ok(i32::from(tally.failures() > 0))
 }
 
