@@ -460,7 +460,8 @@ static bool vdmabuf_take_handle(struct vdmabuf_device *vd, u64 id,
  * @vd: the device
  * @id: the buffer's number on the host
  *
- * What a device of this guest still uses is given back with its dma-buf.
+ * What a device of this guest still uses is given back with its dma-buf. What this
+ * guest has allocated stays.
  *
  * Context: process context, may sleep.
  */
@@ -471,7 +472,7 @@ void vdmabuf_buffers_take(struct vdmabuf_device *vd, u64 id)
 
 	mutex_lock(&vdmabuf_lock);
 	list_for_each_entry(buf, &vdmabuf_buffers, node)
-		if (buf->vd == vd && buf->id == id)
+		if (buf->vd == vd && buf->id == id && !buf->own)
 			vdmabuf_revoke(buf);
 	mutex_unlock(&vdmabuf_lock);
 

@@ -70,6 +70,7 @@ static struct dma_buf *vdmabuf_heap_allocate(void *source, const char *name,
 		.access = VIRTIO_DMABUF_RDWR,
 		.fd_flags = fd_flags,
 		.exporter = name,
+		.own = true,
 	};
 	u64 session = vdmabuf_session_enter(heap->vd);
 	struct virtio_dmabuf_open_resp open;

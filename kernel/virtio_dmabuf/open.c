@@ -168,6 +168,7 @@ struct dma_buf *vdmabuf_buffer_make(struct vdmabuf_device *vd, u64 session,
 	buf->writable = want->access == VIRTIO_DMABUF_RDWR;
 	buf->fd_flags = want->fd_flags;
 	buf->exporter = want->exporter;
+	buf->own = want->own;
 	err = -EIO;
 	if (!buf->size || !PAGE_ALIGNED(buf->size) || buf->size > MAX_LFS_FILESIZE ||
 	    buf->size < want->size || le32_to_cpu(open->buffer.access) != want->access) {

@@ -201,6 +201,7 @@ struct vdmabuf_device {
  * @caching: VIRTIO_DMABUF_CACHE_*
  * @fd_flags: flags of the dma-buf's file
  * @exporter: its exporter's name, which stays
+ * @own: this guest has made the buffer: it keeps it when it is taken from others
  * @lock: guards @revoked; held for reading while page table entries are made
  * @revoked: its memory must not be touched any more
  * @users: devices and kernel mappings of this guest that use it all the same
@@ -222,6 +223,7 @@ struct vdmabuf_buffer {
 	u32 caching;
 	u32 fd_flags;
 	const char *exporter;
+	bool own;
 	struct rw_semaphore lock;
 	bool revoked;
 	atomic_t users;
@@ -235,12 +237,14 @@ struct vdmabuf_buffer {
  * @access: VIRTIO_DMABUF_RDONLY or VIRTIO_DMABUF_RDWR
  * @fd_flags: flags for the dma-buf's file
  * @exporter: name for the dma-buf's exporter, which must stay
+ * @own: it was allocated
  */
 struct vdmabuf_want {
 	u64 size;
 	u32 access;
 	u32 fd_flags;
 	const char *exporter;
+	bool own;
 };
 
 /**

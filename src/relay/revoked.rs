@@ -51,7 +51,7 @@ impl Relay {
         }
     }
 
-    /// REVOKE of a buffer that this guest has made: it hears of the end only.
+    /// REVOKE of a buffer that this guest has made: if it has nothing else of it, it hears of the end only.
     pub(super) fn announce_own(&mut self, handle: Handle, rest_ms: u64) {
         let held = self.all_held().find(|(of, _)| *of == handle);
         if let Some(id) = held.map(|(_, held)| held.alias.buffer().id()) {

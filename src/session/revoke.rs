@@ -7,7 +7,7 @@
 
 use super::table::Table;
 use super::{Answer, Body, Held, Session, Transport};
-use crate::buffer::{Buffer, Revocable};
+use crate::buffer::{Alias, Buffer, Revocable};
 use dmabuf_protocol::wire::{EVENT_BUFFER_REVOKED, Event};
 use dmabuf_protocol::{BufferId, Handle, Name, RevokeTarget, Status};
 use std::collections::VecDeque;
@@ -43,9 +43,11 @@ impl Heeded {
         self.news.retain(|news| news.handle != handle);
     }
 
-    fn tell(&mut self, handle: Handle, buffer: &Buffer, session: u64) {
+    /// Who has asked is told as well, if it has handles that it won't keep.
+    fn tell(&mut self, handle: Handle, alias: &Alias, session: u64) {
+        let buffer = alias.buffer();
         if let Some(notice) = buffer.notice()
-            && notice.asked_by != session
+            && (notice.asked_by != session || !alias.is_own())
         {
             self.news.push_back(News {
                 handle,
@@ -146,7 +148,7 @@ impl Session {
             return;
         }
         if !std::mem::replace(&mut held.told, true) {
-            self.heeded.tell(handle, held.alias.buffer(), self.number);
+            self.heeded.tell(handle, &held.alias, self.number);
         }
         if held.alias.is_revoked() {
             self.end_use(handle);

@@ -3,10 +3,12 @@
 
 use crate::client::Client;
 use crate::daemon::Daemon;
-use crate::message::{PAGE, Peer, READ_WRITE, alloc_body, name, publish_body};
+use crate::message::{
+    PAGE, Peer, READ_WRITE, alloc_body, name, publish_body, revoke_body, stream_create_body,
+};
 use crate::vmm::FrontEnd;
 use crate::window::Answer;
-use dmabuf_protocol::wire::EVENT_BUFFER_WITHDRAWN;
+use dmabuf_protocol::wire::{EVENT_BUFFER_FREE, EVENT_BUFFER_REVOKED, EVENT_BUFFER_WITHDRAWN};
 use dmabuf_protocol::{FEATURE_ALLOC, OpCode, Status, wire};
 use vhost::VhostBackend;
 use zerocopy::FromBytes;
@@ -27,6 +29,9 @@ allocate = ["plain"]
 publish = ["a/*"]
 max-buffers = 3
 max-bytes = "32K"
+[[vm.grant]]
+buffer = "a/own"
+access = "read-write"
 
 [[vm]]
 name = "b"
@@ -112,6 +117,55 @@ pub fn a_guest_allocates_writes_and_shares() {
     );
     drop((b, watcher));
     daemon.returns_to(idle);
+}
+
+/// Revokes a buffer of its own by its name, or with its stream.
+fn revoke(a: &mut FrontEnd, handle: u64, by_stream: bool) {
+    if !by_stream {
+        let body = revoke_body(0, "a/own", 100);
+        a.call(OpCode::Revoke, &body).unwrap();
+        return;
+    }
+    let body = a.call(OpCode::StreamCreate, &stream_create_body("a/s"));
+    let created = wire::StreamCreateReply::read_from_bytes(&body.unwrap()).unwrap();
+    let add = wire::StreamAddRequest {
+        stream: created.stream,
+        handle: handle.into(),
+    };
+    a.call(OpCode::StreamAdd, &add).unwrap();
+    let revoke = wire::StreamRevokeRequest {
+        stream: created.stream,
+        deadline_ms: 100.into(),
+        reserved: 0.into(),
+    };
+    a.call(OpCode::StreamRevoke, &revoke).unwrap();
+}
+
+#[test]
+pub fn what_a_guest_has_opened_of_its_own_is_revoked_too() {
+    for by_stream in [false, true] {
+        let daemon = Daemon::start(CONFIG);
+        let mut a = FrontEnd::connect(&daemon, "a", Answer::ListsWindow);
+        (0..8).for_each(|index| a.offer_event(index, 96));
+        let own = alloc(&mut a, "plain", PAGE).unwrap().handle.get();
+        a.call(OpCode::Publish, &publish_body(own, "a/own", 0))
+            .unwrap();
+        let opened = a.open("a/own", READ_WRITE);
+        let [own_at, at] = [own, opened].map(|handle| {
+            let map = a.map(handle, 0, PAGE, READ_WRITE).unwrap();
+            map.window_offset.get()
+        });
+        a.window.write(at, 0, b"secret");
+        revoke(&mut a, own, by_stream);
+        let mut missing = vec![EVENT_BUFFER_REVOKED, EVENT_BUFFER_FREE];
+        while !missing.is_empty() {
+            let event = wire::Event::read_from_bytes(&a.wait_event()).unwrap();
+            missing.retain(|kind| *kind != event.kind.get());
+        }
+        daemon.until("the opened one goes", || a.window.mapped() == [own_at]);
+        assert_eq!(a.window.read(own_at, 0, 6), [0; 6]);
+        a.window.write(own_at, 0, b"again");
+    }
 }
 
 #[test]

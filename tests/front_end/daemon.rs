@@ -3,6 +3,7 @@
 
 use crate::relays::{Relays, is_relayed};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -150,6 +151,8 @@ struct Log {
     /// And how many write to it.
     lines: Mutex<(Vec<String>, usize)>,
     changed: Condvar,
+    /// Indices of those that a test has waited for.
+    found: Mutex<BTreeSet<usize>>,
 }
 
 /// A running daemon.
@@ -280,21 +283,31 @@ impl Daemon {
         self.log.lines.lock().unwrap().0.clone()
     }
 
-    /// Waits for a log line that contains all of `parts`.
+    /// Waits for a log line that contains all of `parts`, and that no earlier call has found.
     pub fn logged(&self, parts: &[&str]) -> String {
-        let fits = |line: &&String| parts.iter().all(|part| line.contains(part));
-        let lines = self.log.lines.lock().unwrap();
-        let waiting = |(lines, writers): &mut (Vec<String>, usize)| {
-            !lines.iter().any(|l| fits(&l)) && *writers > 0
+        let mut found = self.log.found.lock().unwrap();
+        let next = |lines: &[String]| {
+            let fits = |(index, line): &(usize, &String)| {
+                !found.contains(index) && parts.iter().all(|part| line.contains(part))
+            };
+            let line = lines.iter().enumerate().find(fits);
+            line.map(|(index, line)| (index, line.clone()))
         };
+        let lines = self.log.lines.lock().unwrap();
+        let waiting =
+            |(lines, writers): &mut (Vec<String>, usize)| next(lines).is_none() && *writers > 0;
         let (lines, _) = self
             .log
             .changed
             .wait_timeout_while(lines, LIMIT, waiting)
             .unwrap();
-        let found = lines.0.iter().find(fits).cloned();
+        let line = next(&lines.0);
         drop(lines);
-        found.unwrap_or_else(|| panic!("no log line with {parts:?} in {:#?}", self.log()))
+        let Some((index, line)) = line else {
+            panic!("no log line with {parts:?} in {:#?}", self.log());
+        };
+        found.insert(index);
+        line
     }
 
     /// How often it has logged a line that contains `part`.

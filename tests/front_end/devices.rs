@@ -7,7 +7,7 @@ use crate::message::{PAGE, Peer, READ_ONLY, READ_WRITE};
 use crate::vmm::FrontEnd;
 use crate::window::Answer;
 use dmabuf_protocol::Status;
-use dmabuf_protocol::wire::{EVENT_BUFFER_FREE, Event, FREE_SHARED};
+use dmabuf_protocol::wire::{EVENT_BUFFER_FREE, FREE_SHARED};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use vm_memory::VolatileMemory;
@@ -132,16 +132,6 @@ fn a_dma_heap_buffer_is_read_only_by_the_vmm() {
     }
 }
 
-/// The next event of this kind.
-fn hears(client: &mut Client, kind: u32) -> Event {
-    loop {
-        let event = client.event();
-        if event.kind.get() == kind {
-            return event;
-        }
-    }
-}
-
 #[test]
 fn a_revoked_slot_reads_zero_and_is_kept_until_unmap() {
     if !require(UDMABUF) {
@@ -169,7 +159,7 @@ fn a_revoked_slot_reads_zero_and_is_kept_until_unmap() {
         assert_eq!(read(seen, 0, 5), b"frame");
     }
     producer.revoke("cam/0", 100).unwrap();
-    let free = hears(&mut producer, EVENT_BUFFER_FREE);
+    let free = producer.event_of(EVENT_BUFFER_FREE);
     assert_eq!(free.value.get(), FREE_SHARED, "a pool is seen as a whole");
     for seen in [&window, &mapped, &memory] {
         assert_eq!(read(seen, 0, 5), [0; 5]);
@@ -211,7 +201,7 @@ fn a_revoked_dma_buf_reads_zero_where_it_can_not_be_unmapped() {
     let in_vm = vm.open("rw/x", READ_WRITE);
     let mapping = vm.map(in_vm, 0, 2 * PAGE, READ_WRITE).unwrap();
     producer.revoke("rw/x", 0).unwrap();
-    let free = hears(&mut producer, EVENT_BUFFER_FREE);
+    let free = producer.event_of(EVENT_BUFFER_FREE);
     assert_eq!(free.value.get(), FREE_SHARED, "a process has its fd");
     assert_eq!(read(&mapped, PAGE, 5), [0; 5]);
     let at = mapping.window_offset.get();

@@ -28,6 +28,7 @@ relayed! {
         a_handle_is_worth_nothing_to_another_peer;
     alloc: the_feature_bit_says_who_may_allocate
         a_guest_allocates_writes_and_shares
+        what_a_guest_has_opened_of_its_own_is_revoked_too
         refusals_have_their_own_status;
     static_window: map_tells_where_the_bytes_are
         map_refuses_what_is_wrong

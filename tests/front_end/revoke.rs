@@ -31,15 +31,6 @@ fn told(vm: &mut FrontEnd, kind: u32) -> Event {
     }
 }
 
-fn hears(client: &mut Client, kind: u32) -> Event {
-    loop {
-        let event = client.event();
-        if event.kind.get() == kind {
-            return event;
-        }
-    }
-}
-
 /// Whether VMs can still see a buffer that they have let go of: the device of one that is a process has had an fd.
 fn shared() -> u64 {
     if is_relayed() { FREE_SHARED } else { 0 }
@@ -80,7 +71,7 @@ pub fn the_mapping_goes_at_the_deadline_and_its_range_stays() {
     gone(&daemon, &vm, at);
     // A relay is told the time that is left in whole milliseconds.
     assert!(asked.elapsed() >= Duration::from_millis(299));
-    let free = hears(&mut producer, EVENT_BUFFER_FREE);
+    let free = producer.event_of(EVENT_BUFFER_FREE);
     let name = text(&free.name);
     assert_eq!((name.as_str(), free.value.get()), ("rw/x", shared()));
     assert_eq!(memory.read(0, 6), [0; 6]);
@@ -144,7 +135,7 @@ pub fn two_vms_and_one_lets_go_first() {
         vm.unmap(mapping).unwrap();
         vm.close(handle).unwrap();
     }
-    let free = hears(&mut producer, EVENT_BUFFER_FREE);
+    let free = producer.event_of(EVENT_BUFFER_FREE);
     assert_eq!(free.value.get(), shared());
     assert_eq!(memory.read(0, 6), [0; 6]);
 }
@@ -162,7 +153,7 @@ pub fn a_paused_vm_sees_zeroes_and_loses_it_when_it_goes_on() {
     let asked = vm.window.seen().len();
     let bases = vm.stop();
     producer.revoke("rw/x", 0).unwrap();
-    let free = hears(&mut producer, EVENT_BUFFER_FREE);
+    let free = producer.event_of(EVENT_BUFFER_FREE);
     assert_eq!(free.value.get(), FREE_SHARED, "the VM still has it mapped");
     assert_eq!(vm.window.read(at, 0, 6), [0; 6]);
     assert_eq!(
@@ -195,7 +186,7 @@ pub fn a_vm_that_dies_or_says_nothing_stops_nobody() {
     silent.window.answer(Answer::Silent);
     producer.revoke("rw/x", 50).unwrap();
     drop(dying);
-    let free = hears(&mut producer, EVENT_BUFFER_FREE);
+    let free = producer.event_of(EVENT_BUFFER_FREE);
     assert_eq!(free.value.get(), FREE_SHARED);
     assert_eq!(memory.read(0, 6), [0; 6]);
     assert_eq!(silent.info().handles.get(), 1, "it is served all the same");
@@ -212,9 +203,9 @@ fn a_host_process_sees_zeroes() {
     let region = map(&File::from(consumer.the_fd()), 0, 2 * PAGE, false).unwrap();
     assert_eq!(read(&region, PAGE, 6), b"secret");
     producer.revoke("rw/x", 100).unwrap();
-    let event = hears(&mut consumer, EVENT_BUFFER_REVOKED);
+    let event = consumer.event_of(EVENT_BUFFER_REVOKED);
     assert_eq!(text(&event.name), "rw/x");
-    let free = hears(&mut producer, EVENT_BUFFER_FREE);
+    let free = producer.event_of(EVENT_BUFFER_FREE);
     assert_eq!(free.value.get(), FREE_SHARED, "it has an fd");
     assert_eq!(read(&region, PAGE, 6), [0; 6]);
     let derived = consumer.derive(handle, READ_ONLY, 0);
@@ -230,7 +221,7 @@ fn another_connection_of_the_same_peer_may() {
     let mut tool = Client::connect(&daemon);
     tool.revoke("rw/x", 0).unwrap();
     for client in [&mut tool, &mut producer] {
-        assert_eq!(text(&hears(client, EVENT_BUFFER_FREE).name), "rw/x");
+        assert_eq!(text(&client.event_of(EVENT_BUFFER_FREE).name), "rw/x");
     }
     assert_eq!(tool.revoke("rw/x", 0), Err(Status::ENOENT));
 }
@@ -323,7 +314,7 @@ fn a_stream_is_taken_from_its_consumers() {
     assert_eq!(kinds, [EVENT_BUFFER_REVOKED, EVENT_STREAM_WITHDRAWN]);
     gone(&daemon, &vm, map.window_offset.get());
     for _ in 0..2 {
-        assert_eq!(hears(&mut producer, EVENT_BUFFER_FREE).value.get(), 0);
+        assert_eq!(producer.event_of(EVENT_BUFFER_FREE).value.get(), 0);
     }
     let buffer = vm.call(OpCode::StreamBuffer, &buffer);
     assert_eq!(buffer.unwrap_err(), Status::ESTALE);
@@ -366,7 +357,7 @@ pub fn a_hundred_revocations_leave_nothing() {
                 vm.close(handle).unwrap();
             }
         }
-        hears(&mut producer, EVENT_BUFFER_FREE);
+        producer.event_of(EVENT_BUFFER_FREE);
         producer.close(own).unwrap();
         if round == 20 {
             before = Some(daemon.usage());

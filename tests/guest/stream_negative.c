@@ -176,6 +176,40 @@ static int take_back(int dev, struct virtio_dmabuf_ioc_revoke arg)
 	return outcome(ioctl(dev, VIRTIO_DMABUF_IOC_REVOKE, &arg));
 }
 
+/* What it has opened of its own by the name goes; what it has allocated stays. */
+static void revocation_of_opened(int dev, const char *heap)
+{
+	struct virtio_dmabuf_ioc_publish publish = { .name = OWN };
+	struct buffer opened;
+	uint32_t word;
+	char *bytes;
+	int err;
+
+	publish.fd = heap_buffer(heap, PAGE);
+	bytes = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, publish.fd, 0);
+	expect("revoke_publish", outcome(ioctl(dev, VIRTIO_DMABUF_IOC_PUBLISH, &publish)), 0);
+	err = buffer_open(dev, OWN, true, &opened);
+	if (!expect("revoke_open", err, 0) || !is("revoke_own_mapped", bytes != MAP_FAILED, "own"))
+		return;
+	bytes[0] = 1;
+	err = guarded_load((const volatile uint32_t *)opened.map, &word);
+	equal("revoke_opened_sees", err ? err : (int)word, 1);
+	expect("revoke_both", take_back(dev, (struct virtio_dmabuf_ioc_revoke){
+		.fd = publish.fd, .deadline_ms = 500 }), 0);
+	for (int i = 0; i < SOON && !err; i++) {
+		usleep(1000);
+		err = guarded_load((const volatile uint32_t *)opened.map, &word);
+	}
+	expect("revoke_takes_opened", err, EFAULT);
+	for (int i = 0; i < SOON && *(volatile char *)bytes; i++)
+		usleep(1000);
+	bytes[0] = 2;
+	equal("revoke_leaves_allocated", bytes[0], 2);
+	munmap(bytes, PAGE);
+	close(publish.fd);
+	buffer_close(&opened);
+}
+
 /* Only what this guest has allocated can be revoked, once; it stays with the guest, and is zero. */
 static void revocation(int dev, int opened, const char *heap)
 {
@@ -364,6 +398,7 @@ static void own_stream(int dev, const char *live, const char *heap)
 		return;
 	add_buffers(&own, opened, heap);
 	revocation(dev, opened, heap);
+	revocation_of_opened(dev, heap);
 	close(opened);
 	if (!expect("open_fifo", stream_open_as(dev, OWN, 2, O_NONBLOCK, &fifo), 0) ||
 	    !expect("open_latest", stream_open_as(dev, OWN, 0, O_NONBLOCK, &latest), 0))

@@ -36,8 +36,10 @@ pub struct CConsumer {
 pub struct CProducer {
     client: Client,
     producer: Producer,
-    slots: Vec<(Allocation, MappingMut)>,
+    slots: Vec<Slot>,
 }
+
+type Slot = (Allocation, MappingMut);
 
 /// `struct dmabuf_frame`
 #[repr(C)]
@@ -313,6 +315,25 @@ pub unsafe extern "C" fn dmabuf_consumer_release(consumer: *mut CConsumer, seque
     status(release())
 }
 
+/// All are mapped before the first is published: a memfd pool can't be mapped writable after.
+fn allocate(client: &mut Client, heap: &str, buffers: u32, size: usize) -> Result<Vec<Slot>> {
+    let size = u64::try_from(size).unwrap_or(u64::MAX);
+    let mut slots = Vec::new();
+    let mut one = || {
+        let slot = client.alloc(heap, size)?;
+        let mapping = slot.map_mut()?;
+        slots.push((slot, mapping));
+        Ok(())
+    };
+    let Err(error) = (0..buffers).try_for_each(|_| one()) else {
+        return Ok(slots);
+    };
+    for (slot, _) in slots {
+        client.close(slot.into_alias())?;
+    }
+    Err(error)
+}
+
 fn produce(
     mut client: Client,
     stream: &str,
@@ -320,17 +341,18 @@ fn produce(
     buffers: u32,
     size: usize,
 ) -> Result<CProducer> {
-    let mut slots = Vec::new();
-    // All are mapped before the first is published: a memfd pool can't be mapped writable after.
-    for _ in 0..buffers {
-        let slot = client.alloc(heap, u64::try_from(size).unwrap_or(u64::MAX))?;
-        let mapping = slot.map_mut()?;
-        slots.push((slot, mapping));
-    }
+    let producer = Producer::create(&mut client, stream, None)?;
+    let slots = match allocate(&mut client, heap, buffers, size) {
+        Ok(slots) => slots,
+        Err(error) => {
+            // Now, not when the daemon sees the end of the connection: who tries again at once is to find all free.
+            producer.close(&mut client)?;
+            return Err(error);
+        }
+    };
     for (number, (slot, _)) in slots.iter().enumerate() {
         client.publish(slot, &format!("{stream}/{number}"), None, false)?;
     }
-    let producer = Producer::create(&mut client, stream, None)?;
     for (slot, _) in &slots {
         producer.add(&mut client, slot)?;
     }

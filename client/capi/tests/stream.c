@@ -33,6 +33,8 @@ int main(int argc, char **argv)
 	EXPECT(dmabuf_consumer_next(NULL, 0, &frame) == -EINVAL);
 	EXPECT(dmabuf_producer_create(socket, "no/right", "frames", 2, 4096, &producer) ==
 	       -EACCES);
+	EXPECT(dmabuf_producer_create(socket, "t/c", "frames", 3, 4096, &producer) ==
+	       -EBUSY);
 	EXPECT(dmabuf_producer_create(socket, "t/c", "frames", 2, 4096, &producer) == 0);
 	EXPECT(dmabuf_consumer_open(socket, "t/c", 4, &consumer) == 0);
 	EXPECT(dmabuf_consumer_next(consumer, 0, &frame) == -EAGAIN);

@@ -61,6 +61,21 @@ impl Producer {
         Ok(reply.index.get())
     }
 
+    /// STREAM_CLOSE: ends the stream. The connection, and its buffers, stay.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn close(self, client: &mut Client) -> Result<()> {
+        let request = wire::StreamRequestBody {
+            stream: U64::new(self.number),
+        };
+        client
+            .connection
+            .call(OpCode::StreamClose, &request, None)?
+            .exactly::<[u8; 0]>()?;
+        Ok(())
+    }
+
     /// STREAM_QUEUE: hands a frame over; gives its sequence number. A timestamp of 0 is now.
     ///
     /// # Errors

@@ -27,7 +27,8 @@ impl Daemon {
     /// Starts a daemon and waits until it says that it is ready.
     ///
     /// It has the memfd pool `frames` with 2 slots of 64 KiB. This user may allocate from it, publish `t/…`, open the
-    /// pool's buffers and `t/…` read-only, consume the streams `t/…` and `t/rw/…` read-write, and hold 200 handles and as many buffers of its own.
+    /// pool's buffers and `t/…` read-only, consume the streams `t/…` (but hold frames of `t/hasty` for a second only) and
+    /// `t/rw/…` read-write, and hold 200 handles and as many buffers of its own.
     pub fn start() -> Self {
         Self::start_with("", "")
     }
@@ -156,9 +157,14 @@ buffer = "t/*"
 access = "read-only"
 
 [[client.grant]]
+stream = "t/hasty"
+access = "read-only"
+max-hold-ms = 1000
+
+[[client.grant]]
 stream = "t/*"
 access = "read-only"
-max-hold-ms = 200
+max-hold-ms = 60000
 
 [[client.grant]]
 buffer = "t/rw/*"

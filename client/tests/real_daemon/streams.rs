@@ -22,6 +22,10 @@ struct Camera {
 
 impl Camera {
     fn new(daemon: &Daemon) -> Self {
+        Self::named(daemon, "t/front")
+    }
+
+    fn named(daemon: &Daemon, stream: &str) -> Self {
         let mut client = daemon.connect();
         let slots: Vec<_> = (0..2)
             .map(|_| {
@@ -34,7 +38,7 @@ impl Camera {
             let name = format!("t/{index}");
             client.publish(slot, &name, None, false).unwrap();
         }
-        let producer = Producer::create(&mut client, "t/front", None).unwrap();
+        let producer = Producer::create(&mut client, stream, None).unwrap();
         for (index, (slot, _)) in (0..).zip(&slots) {
             assert_eq!(producer.add(&mut client, slot).unwrap(), index);
         }
@@ -69,8 +73,8 @@ fn is_readable(fd: &impl AsFd) -> bool {
 #[test]
 fn frames_arrive_are_held_and_come_back() {
     let daemon = Daemon::start();
-    let mut camera = Camera::new(&daemon);
-    let mut consumer = Consumer::open(daemon.connect(), "t/front", ConsumeMode::Fifo(8)).unwrap();
+    let mut camera = Camera::named(&daemon, "t/hasty");
+    let mut consumer = Consumer::open(daemon.connect(), "t/hasty", ConsumeMode::Fifo(8)).unwrap();
     assert_eq!((consumer.buffers(), consumer.max_held()), (2, 2));
     assert!(consumer.try_next().unwrap().is_none());
     assert!(!is_readable(&consumer));
@@ -102,7 +106,7 @@ fn frames_arrive_are_held_and_come_back() {
     );
     let late = consumer.release(second).unwrap_err();
     assert_eq!(late.status(), Some(Status::ESTALE));
-    let stats = daemon.connect().stream_stats("t/front").unwrap();
+    let stats = daemon.connect().stream_stats("t/hasty").unwrap();
     assert_eq!((stats.produced, stats.with_producer, stats.free), (2, 2, 0));
     let one = stats.consumers[0];
     assert_eq!((one.delivered, one.skipped, one.expired), (2, 0, 1));
@@ -110,12 +114,27 @@ fn frames_arrive_are_held_and_come_back() {
     let listed = daemon.connect().streams().unwrap();
     assert_eq!(
         (listed[0].name.as_str(), listed[0].id),
-        ("t/front", camera.producer.id())
+        ("t/hasty", camera.producer.id())
     );
     drop(camera);
     let ended = consumer.next(LIMIT).unwrap_err();
     assert_eq!(ended.status(), Some(Status::ENODEV));
     assert!(daemon.connect().streams().unwrap().is_empty());
+}
+
+#[test]
+fn a_stream_can_end_before_its_producer() {
+    let daemon = Daemon::start();
+    let mut client = daemon.connect();
+    for _ in 0..2 {
+        let producer = Producer::create(&mut client, "t/front", None).unwrap();
+        let mut consumer =
+            Consumer::open(daemon.connect(), "t/front", ConsumeMode::Latest).unwrap();
+        producer.close(&mut client).unwrap();
+        let ended = consumer.next(LIMIT).unwrap_err();
+        assert_eq!(ended.status(), Some(Status::ENODEV));
+    }
+    assert!(client.streams().unwrap().is_empty());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::fences::{consumer, fenced, opened};
 use super::peer::*;
 use crate::fence::tests::wait_for;
-use crate::session::{Host, MapError, Policy};
+use crate::session::{Host, MapError, Pattern, Policy};
 use dmabuf_protocol::wire::*;
 use dmabuf_protocol::{Access, Enforcement, FenceUsage, Handle, OpCode, Status};
 use std::sync::Arc;
@@ -399,11 +399,49 @@ fn it_goes_on_without_its_owner() {
     assert_eq!(host.revocations.open(), 0);
 }
 
+/// A maker can open its own by its name, like others: that goes, and it is told, however it has asked.
 #[test]
-fn a_stream_goes_with_all_its_buffers() {
-    let (host, _) = host(1);
-    let mut producer = producer(&host);
-    let own = producer.share("dma", P, "rw/x");
+fn what_its_maker_has_opened_goes_too() {
+    for by_stream in [false, true] {
+        let (host, _) = host(1);
+        let grants = vec![buffers("rw/*", ReadWrite, Enforcement::Vmm)];
+        let maker = Policy {
+            grants,
+            publish: vec![Pattern::new("*").unwrap()],
+            allocate: vec!["dma".to_owned()],
+            ..policy()
+        };
+        let mut maker = Peer::vm(&host, maker, 8, &[]);
+        let own = maker.share("dma", P, "rw/x");
+        let kept = maker.mapped(own, P, ReadWrite).mapping.get();
+        let handle = maker.open("rw/x", ReadWrite).unwrap().handle.get();
+        let mapping = maker.mapped(handle, P, ReadWrite).mapping.get();
+        if by_stream {
+            let stream = stream_of(&mut maker, own);
+            maker
+                .call(OpCode::StreamRevoke, &stream_revoke(stream))
+                .unwrap();
+        } else {
+            maker.revoke("rw/x", 0).unwrap();
+        }
+        until_revoked(&mut maker, handle);
+        let job = maker.job();
+        assert!(maker.finish(&job, Ok(())).is_none());
+        let mut missing = vec![EVENT_BUFFER_REVOKED, EVENT_BUFFER_FREE];
+        while !missing.is_empty() {
+            let (kind, _, name) = next(&mut maker);
+            missing.retain(|other| *other != kind);
+            assert_eq!(name, "rw/x");
+        }
+        assert_eq!(maker.unmap(mapping), Some(Ok(())));
+        maker.close(handle).unwrap();
+        // What it has made is its own until it gives it back.
+        assert!(maker.unmap(kept).is_none());
+        assert_eq!(maker.job().window_offset, 0);
+    }
+}
+
+fn stream_of(producer: &mut Peer, handle: u64) -> u64 {
     let created = StreamCreateRequest {
         name: name("s").to_wire(),
         ..FromZeros::new_zeroed()
@@ -412,16 +450,29 @@ fn a_stream_goes_with_all_its_buffers() {
     let stream = read::<StreamCreateReply>(created).stream;
     let add = StreamAddRequest {
         stream,
-        handle: own.into(),
+        handle: handle.into(),
     };
     producer.call(OpCode::StreamAdd, &add).unwrap();
-    let mut vm = vm(&host);
-    let handle = vm.open("rw/x", ReadOnly).unwrap().handle.get();
-    let revoke = StreamRevokeRequest {
-        stream,
+    stream.get()
+}
+
+fn stream_revoke(stream: u64) -> StreamRevokeRequest {
+    StreamRevokeRequest {
+        stream: stream.into(),
         deadline_ms: 0.into(),
         reserved: 0.into(),
-    };
+    }
+}
+
+#[test]
+fn a_stream_goes_with_all_its_buffers() {
+    let (host, _) = host(1);
+    let mut producer = producer(&host);
+    let own = producer.share("dma", P, "rw/x");
+    let stream = stream_of(&mut producer, own);
+    let mut vm = vm(&host);
+    let handle = vm.open("rw/x", ReadOnly).unwrap().handle.get();
+    let revoke = stream_revoke(stream);
     producer.call(OpCode::StreamRevoke, &revoke).unwrap();
     assert!(host.streams.find(&name("s")).is_none());
     until_revoked(&mut vm, handle);
