@@ -5,6 +5,8 @@
  * A caller that stops waiting (deadline, signal) leaves the request behind as an
  * orphan; when its reply comes after all, what it did is undone.
  */
+#include <linux/dma-buf.h>
+#include <linux/err.h>
 #include <linux/errno.h>
 #include <linux/jiffies.h>
 #include <linux/moduleparam.h>
@@ -143,6 +145,29 @@ int vdmabuf_call(struct vdmabuf_device *vd, struct vdmabuf_call *call)
 	}
 put:
 	vdmabuf_request_put(req);
+	return err;
+}
+
+/**
+ * vdmabuf_call_fd - sends a request about a dma-buf of ours, and waits for its reply
+ * @vd: the device
+ * @fd: the dma-buf
+ * @call: the request, but for its session
+ * @handle: where in its body the buffer's handle goes
+ *
+ * Return: as vdmabuf_call(); -EBADF; -EINVAL for what isn't a dma-buf of this device.
+ */
+int vdmabuf_call_fd(struct vdmabuf_device *vd, int fd, struct vdmabuf_call *call, __le64 *handle)
+{
+	struct vdmabuf_buffer *buf = vdmabuf_buffer_get(vd, fd);
+	int err;
+
+	if (IS_ERR(buf))
+		return PTR_ERR(buf);
+	call->session = buf->session;
+	*handle = cpu_to_le64(buf->handle);
+	err = vdmabuf_call(vd, call);
+	dma_buf_put(buf->dmabuf);
 	return err;
 }
 

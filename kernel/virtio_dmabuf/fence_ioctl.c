@@ -108,21 +108,14 @@ static int vdmabuf_ioc_query(struct vdmabuf_device *vd, void __user *uarg)
 		.reply_max = sizeof(reply),
 	};
 	struct virtio_dmabuf_ioc_query arg;
-	struct vdmabuf_buffer *buf;
 	int err;
 
 	if (copy_from_user(&arg, uarg, sizeof(arg)))
 		return -EFAULT;
 	if (!vdmabuf_usage_ok(arg.usage))
 		return -EINVAL;
-	buf = vdmabuf_buffer_get(vd, arg.fd);
-	if (IS_ERR(buf))
-		return PTR_ERR(buf);
-	call.session = buf->session;
-	body.handle = cpu_to_le64(buf->handle);
 	body.usage = cpu_to_le32(arg.usage);
-	err = vdmabuf_call(vd, &call);
-	dma_buf_put(buf->dmabuf);
+	err = vdmabuf_call_fd(vd, arg.fd, &call, &body.handle);
 	if (err)
 		return err;
 	arg.flags = le32_to_cpu(reply.flags);
@@ -145,22 +138,15 @@ static int vdmabuf_ioc_hold(struct vdmabuf_device *vd, void __user *uarg)
 		.reply_max = sizeof(reply),
 	};
 	struct virtio_dmabuf_ioc_hold arg;
-	struct vdmabuf_buffer *buf;
 	int err;
 
 	if (copy_from_user(&arg, uarg, sizeof(arg)))
 		return -EFAULT;
 	if (!vdmabuf_usage_ok(arg.usage) || arg.reserved)
 		return -EINVAL;
-	buf = vdmabuf_buffer_get(vd, arg.fd);
-	if (IS_ERR(buf))
-		return PTR_ERR(buf);
-	call.session = buf->session;
-	body.handle = cpu_to_le64(buf->handle);
 	body.usage = cpu_to_le32(arg.usage);
 	body.timeout_ms = cpu_to_le32(arg.timeout_ms);
-	err = vdmabuf_call(vd, &call);
-	dma_buf_put(buf->dmabuf);
+	err = vdmabuf_call_fd(vd, arg.fd, &call, &body.handle);
 	if (err)
 		return err;
 	arg.timeout_ms = le32_to_cpu(reply.timeout_ms);
@@ -176,22 +162,13 @@ static int vdmabuf_ioc_release(struct vdmabuf_device *vd, void __user *uarg)
 		.body_len = sizeof(body),
 	};
 	struct virtio_dmabuf_ioc_release arg;
-	struct vdmabuf_buffer *buf;
-	int err;
 
 	if (copy_from_user(&arg, uarg, sizeof(arg)))
 		return -EFAULT;
 	if (arg.reserved)
 		return -EINVAL;
-	buf = vdmabuf_buffer_get(vd, arg.fd);
-	if (IS_ERR(buf))
-		return PTR_ERR(buf);
-	call.session = buf->session;
-	body.handle = cpu_to_le64(buf->handle);
 	body.value = cpu_to_le64(arg.value);
-	err = vdmabuf_call(vd, &call);
-	dma_buf_put(buf->dmabuf);
-	return err;
+	return vdmabuf_call_fd(vd, arg.fd, &call, &body.handle);
 }
 
 /**

@@ -3,31 +3,10 @@
  * virtio dmabuf guest driver: the ioctls by which a guest shares what it has
  * allocated.
  */
-#include <linux/dma-buf.h>
-#include <linux/err.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
 #include "vdmabuf.h"
-
-static int vdmabuf_publish(struct vdmabuf_device *vd, const struct vdmabuf_buffer *buf,
-			   const struct virtio_dmabuf_ioc_publish *arg)
-{
-	struct virtio_dmabuf_publish body = {
-		.handle = cpu_to_le64(buf->handle),
-		.flags = cpu_to_le64(arg->flags),
-	};
-	struct vdmabuf_call call = {
-		.session = buf->session,
-		.op = VIRTIO_DMABUF_PUBLISH,
-		.body = &body,
-		.body_len = sizeof(body),
-	};
-
-	vdmabuf_format_to_wire(&body.format, &arg->format);
-	memcpy(body.name, arg->name, sizeof(body.name));
-	return vdmabuf_call(vd, &call);
-}
 
 /**
  * vdmabuf_ioc_publish - gives a buffer that this guest has allocated a name
@@ -39,20 +18,22 @@ static int vdmabuf_publish(struct vdmabuf_device *vd, const struct vdmabuf_buffe
  */
 int vdmabuf_ioc_publish(struct vdmabuf_device *vd, void __user *uarg)
 {
+	struct virtio_dmabuf_publish body = { };
+	struct vdmabuf_call call = {
+		.op = VIRTIO_DMABUF_PUBLISH,
+		.body = &body,
+		.body_len = sizeof(body),
+	};
 	struct virtio_dmabuf_ioc_publish arg;
-	struct vdmabuf_buffer *buf;
-	int err;
 
 	if (copy_from_user(&arg, uarg, sizeof(arg)))
 		return -EFAULT;
 	if ((arg.flags & ~VIRTIO_DMABUF_PUBLISH_KEEP) || !vdmabuf_name_ok(arg.name))
 		return -EINVAL;
-	buf = vdmabuf_buffer_get(vd, arg.fd);
-	if (IS_ERR(buf))
-		return PTR_ERR(buf);
-	err = vdmabuf_publish(vd, buf, &arg);
-	dma_buf_put(buf->dmabuf);
-	return err;
+	body.flags = cpu_to_le64(arg.flags);
+	vdmabuf_format_to_wire(&body.format, &arg.format);
+	memcpy(body.name, arg.name, sizeof(body.name));
+	return vdmabuf_call_fd(vd, arg.fd, &call, &body.handle);
 }
 
 /**
@@ -98,20 +79,11 @@ int vdmabuf_ioc_revoke(struct vdmabuf_device *vd, void __user *uarg)
 		.body_len = sizeof(body),
 	};
 	struct virtio_dmabuf_ioc_revoke arg;
-	struct vdmabuf_buffer *buf;
-	int err;
 
 	if (copy_from_user(&arg, uarg, sizeof(arg)))
 		return -EFAULT;
 	if (arg.reserved)
 		return -EINVAL;
-	buf = vdmabuf_buffer_get(vd, arg.fd);
-	if (IS_ERR(buf))
-		return PTR_ERR(buf);
-	call.session = buf->session;
-	body.handle = cpu_to_le64(buf->handle);
 	body.deadline_ms = cpu_to_le32(arg.deadline_ms);
-	err = vdmabuf_call(vd, &call);
-	dma_buf_put(buf->dmabuf);
-	return err;
+	return vdmabuf_call_fd(vd, arg.fd, &call, &body.handle);
 }

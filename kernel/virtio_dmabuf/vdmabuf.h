@@ -347,6 +347,8 @@ long vdmabuf_submit_wait(struct vdmabuf_device *vd, struct vdmabuf_request *req,
 			 unsigned long timeout, bool interruptible);
 unsigned long vdmabuf_request_timeout(void);
 int vdmabuf_call(struct vdmabuf_device *vd, struct vdmabuf_call *call);
+int vdmabuf_call_fd(struct vdmabuf_device *vd, int fd, struct vdmabuf_call *call,
+		    __le64 *handle);
 int vdmabuf_unmap(struct vdmabuf_device *vd, u64 session, u64 mapping);
 int vdmabuf_close(struct vdmabuf_device *vd, u64 session, u64 handle);
 void vdmabuf_orphan_add(struct vdmabuf_device *vd, struct vdmabuf_request *req);
