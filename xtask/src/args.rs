@@ -50,6 +50,10 @@ enum Task {
         /// Only steps whose name contains one of these: fmt, clippy, doc, rust, modules, bed, flat/smoke…
         #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
         only: Vec<String>,
+        /// Scenarios in the beds, with guests whose kernel looks for bugs (lockdep, KASAN). It is built when it is first
+        /// needed: 20 minutes, 3 GB
+        #[arg(long, requires = "only")]
+        debug_kernel: bool,
     },
     /// Measure, and compare to the bare wake of a process in the same run
     Bench {
@@ -183,7 +187,7 @@ pub fn run(arguments: Arguments) -> Result<i32> {
         Task::Attack { mutants: true } => mutants::command(),
         Task::Attack { mutants: false } => attack::command(),
         Task::Derive { .. } => derive::mutants(),
-        Task::Test { only } => checks::command(&only),
+        Task::Test { only, debug_kernel } => checks::command(&only, debug_kernel),
         Task::Bench { what } => bench::command(what),
         Task::Modules => {
             packages::install_missing()?;

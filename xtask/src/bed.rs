@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A test bed from the outside: prepares the run directory, starts the agent where it belongs, relays, cleans up.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::boot_watch::{self, BootWatch};
 use crate::control::{Frame, Outcome, Source};
+use crate::debug_kernel;
 use crate::initramfs;
 use crate::lock::CacheLock;
 use crate::modules;
@@ -27,8 +29,8 @@ use crate::tree::{self, Kernel};
 
 /// From the start until the agent runs, which in the nested bed is the boot of the host VM.
 const AGENT_LIMIT: Duration = Duration::from_secs(180);
-/// From then until daemon and guest are up.
-const UP_LIMIT: Duration = Duration::from_secs(300);
+/// From then until daemon and guest are up, besides the guest's boot.
+const UP_LIMIT: Duration = Duration::from_secs(120);
 /// For powering off in order, after the commands' time limit.
 const DOWN_LIMIT: Duration = Duration::from_secs(60);
 
@@ -100,8 +102,8 @@ pub struct Ready {
     pub programs: Vec<PathBuf>,
     /// Kernel modules.
     pub modules: Vec<PathBuf>,
-    /// The same for guests with the older kernel: see [`prepare_older`].
-    pub older_modules: Vec<PathBuf>,
+    /// The same for guests with other kernels: see [`prepare_kernel`].
+    pub other_modules: HashMap<Kernel, Vec<PathBuf>>,
     /// The guest's test programs.
     pub guest_programs: Vec<PathBuf>,
     /// Static programs, which the guest finds before the others.
@@ -111,6 +113,11 @@ pub struct Ready {
 }
 
 impl Ready {
+    /// Kernel modules for guests.
+    pub fn modules_for(&self, kernel: Kernel) -> &[PathBuf] {
+        self.other_modules.get(&kernel).unwrap_or(&self.modules)
+    }
+
     /// Adds programs and modules that not every run needs.
     pub fn add(&mut self, built: modules::Built) -> Result<()> {
         let Some(products) = built.products else {
@@ -151,19 +158,24 @@ pub fn prepare(programs: &Programs) -> Result<Ready> {
     Ok(Ready {
         programs,
         modules: modules::for_bed(Kernel::Bed)?,
-        older_modules: Vec::new(),
+        other_modules: HashMap::new(),
         guest_programs: modules::guest_programs()?,
         static_programs: Vec::new(),
         host_tests: Vec::new(),
     })
 }
 
-/// Adds what guests with the older kernel need.
-pub fn prepare_older(ready: &mut Ready) -> Result<()> {
+/// Adds what guests with another kernel need.
+pub fn prepare_kernel(ready: &mut Ready, kernel: Kernel) -> Result<()> {
     let _lock = CacheLock::take()?;
-    test_packages::ensure()?;
-    initramfs::ensure(Kernel::Older)?;
-    ready.older_modules = modules::for_bed(Kernel::Older)?;
+    match kernel {
+        Kernel::Bed => return Ok(()),
+        Kernel::Older => test_packages::ensure()?,
+        Kernel::Debug => debug_kernel::ensure()?,
+    }
+    initramfs::ensure(kernel)?;
+    let modules = modules::for_bed(kernel)?;
+    ready.other_modules.insert(kernel, modules);
     Ok(())
 }
 
@@ -180,7 +192,7 @@ pub fn run(
     let (mut bed, mut frames) =
         start_answering(&directory.0, request, &mut starts, &mut happening)?;
     let mut input = Some(input);
-    let mut deadline = Instant::now() + UP_LIMIT;
+    let mut deadline = Instant::now() + request.boot_limit + UP_LIMIT;
     loop {
         match frames.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Frame::Output(source, bytes)) => happening(Happening::Output(source, bytes)),
@@ -207,7 +219,7 @@ pub fn run(
                 start_again(&directory.0, starts, "it ended", &mut happening)?;
                 (bed, frames) =
                     start_answering(&directory.0, request, &mut starts, &mut happening)?;
-                deadline = Instant::now() + UP_LIMIT;
+                deadline = Instant::now() + request.boot_limit + UP_LIMIT;
             }
             Err(error) => {
                 drop(bed);

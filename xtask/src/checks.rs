@@ -2,6 +2,7 @@
 //! `cargo xtask test`: everything that has to hold, from formatting to real VMs.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Instant;
@@ -30,11 +31,12 @@ use crate::scenario::{self, Line, Scenario};
 use crate::tally::Tally;
 use crate::tree::{self, Kernel};
 
-/// Runs all checks, or only those of steps whose name contains one of `only`.
+/// Runs all checks, or only those of steps whose name contains one of `only`; with `debug_kernel`, beds only, whose guests
+/// run it.
 ///
 /// # Errors
 /// If one of `only` is in no step's name, among others: nothing was checked then.
-pub fn command(only: &[String]) -> Result<i32> {
+pub fn command(only: &[String], debug_kernel: bool) -> Result<i32> {
     let mut tally = Tally::default();
     let unmet = RefCell::new(only.iter().collect::<Vec<_>>());
     let wanted = |step: &str| {
@@ -42,6 +44,20 @@ pub fn command(only: &[String]) -> Result<i32> {
         only.is_empty() || only.iter().any(|only| step.contains(only))
     };
     packages::install_missing()?;
+    if !debug_kernel {
+        outside_of_beds(&mut tally, wanted)?;
+    }
+    beds(&mut tally, wanted, debug_kernel)?;
+    for line in tally.details() {
+        println!("{line}");
+    }
+    println!("{}", tally.summary());
+    let unmet = unmet.into_inner();
+    ensure!(unmet.is_empty(), "no step is called {unmet:?}");
+    Ok(i32::from(tally.failures() > 0))
+}
+
+fn outside_of_beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
     for (step, arguments, environment) in [
         ("fmt", &["fmt", "--all", "--check"][..], None),
         (
@@ -86,20 +102,13 @@ pub fn command(only: &[String]) -> Result<i32> {
         }
     }
     if wanted("rust") {
-        rust_tests(&mut tally)?;
+        rust_tests(tally)?;
     }
     if wanted("modules") {
-        module_builds(&mut tally)?;
-        module_checks(&mut tally)?;
+        module_builds(tally)?;
+        module_checks(tally)?;
     }
-    beds(&mut tally, wanted)?;
-    for line in tally.details() {
-        println!("{line}");
-    }
-    println!("{}", tally.summary());
-    let unmet = unmet.into_inner();
-    ensure!(unmet.is_empty(), "no step is called {unmet:?}");
-    Ok(i32::from(tally.failures() > 0))
+    Ok(())
 }
 
 fn announce(what: &str) -> Instant {
@@ -244,7 +253,7 @@ fn in_a_bed(name: &str, ready: &Ready, scenario: &Scenario, bed: BedKind, told: 
 }
 
 /// What the scenarios need, of which the wanted ones are told by `runs`.
-fn prepare_beds(older: bool, runs: impl Fn(&Scenario) -> bool) -> Result<Ready> {
+fn prepare_beds(kernels: HashSet<Kernel>, runs: impl Fn(&Scenario) -> bool) -> Result<Ready> {
     let mut ready = bed::prepare(&Programs::Build)?;
     ready.host_tests = project::build_tests()?;
     ready.host_tests.extend(project::build_payload()?);
@@ -257,8 +266,8 @@ fn prepare_beds(older: bool, runs: impl Fn(&Scenario) -> bool) -> Result<Ready> 
     if runs(&cameras::CAMERA_VMS) || runs(&cameras::GUEST_CAMERA) {
         cameras::prepare(&mut ready)?;
     }
-    if older {
-        bed::prepare_older(&mut ready)?;
+    for kernel in kernels {
+        bed::prepare_kernel(&mut ready, kernel)?;
     }
     ready.guest_programs.extend(project::build_examples()?);
     let _lock = CacheLock::take()?;
@@ -280,17 +289,23 @@ fn prepare_other(prepare: impl Fn(&mut Ready) -> Result<()>) -> Result<Ready> {
     Ok(ready)
 }
 
-fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
+fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool, debug_kernel: bool) -> Result<()> {
     let runs: Vec<_> = catalogue::ALL
         .iter()
         .flat_map(|scenario| scenario.beds.iter().map(move |bed| (scenario, *bed)))
         .filter(|(_, bed)| *bed != BedKind::Native)
-        .map(|(scenario, bed)| {
+        .filter_map(|(scenario, bed)| {
             let name = format!("bed {}/{}", bed.name(), scenario.name);
-            (name, scenario, bed)
+            let scenario = if debug_kernel {
+                scenario.with_debug_kernel()?
+            } else {
+                *scenario
+            };
+            Some((name, scenario, bed))
         })
         .filter(|(name, ..)| wanted(name))
         .collect();
+    let wanted = |step| !debug_kernel && wanted(step);
     let attack = "bed nested/attack: who can write to what they may only read";
     let host = "bed nested/derive: the host module's contract, and attacks on its aliases";
     if runs.is_empty() && !wanted(attack) && !wanted(host) {
@@ -298,10 +313,10 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
     }
     let start = announce("prepare the beds");
     let prepared = || {
-        let older = |(_, it, _): &(_, &Scenario, _)| it.machine.kernel == Kernel::Older;
+        let kernels: HashSet<_> = runs.iter().map(|(_, it, _)| it.machine.kernel).collect();
         let named = |wanted: &Scenario| runs.iter().any(|(_, it, _)| it.name == wanted.name);
         let ready = (!runs.is_empty())
-            .then(|| prepare_beds(runs.iter().any(older), named))
+            .then(|| prepare_beds(kernels, named))
             .transpose()?;
         let attack = wanted(attack)
             .then(|| prepare_other(attack::prepare))
@@ -336,7 +351,7 @@ fn beds(tally: &mut Tally, wanted: impl Fn(&str) -> bool) -> Result<()> {
     if let Some(ready) = &ready {
         jobs.extend(runs.into_iter().map(|(name, scenario, bed)| Job {
             name: name.clone(),
-            run: Box::new(move |told| in_a_bed(&name, ready, scenario, bed, told)),
+            run: Box::new(move |told| in_a_bed(&name, ready, &scenario, bed, told)),
         }));
     }
     lanes::run(jobs, tally);

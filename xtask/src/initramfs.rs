@@ -66,7 +66,7 @@ pub fn ensure(kernel: Kernel) -> Result<()> {
     fs::create_dir_all(&work)?;
     let host_modules = match kernel {
         Kernel::Bed => HOST_MODULES,
-        Kernel::Older => &[],
+        Kernel::Older | Kernel::Debug => &[],
     };
     unpack_modules(&work, &release, host_modules)?;
 

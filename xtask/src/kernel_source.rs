@@ -34,6 +34,16 @@ pub fn checkpatch() -> Result<PathBuf> {
     Ok(directory().join("scripts/checkpatch.pl"))
 }
 
+/// The package of the source of the bed's kernel.
+pub fn package() -> Result<String> {
+    let release = Kernel::Bed.release()?;
+    let mut numbers = release.split('.');
+    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
+        bail!("{release} is no kernel release");
+    };
+    Ok(format!("linux-source-{major}.{minor}"))
+}
+
 /// Fetches and builds, if that wasn't done for this kernel.
 fn ensure() -> Result<()> {
     let release = Kernel::Bed.release()?;
@@ -42,11 +52,7 @@ fn ensure() -> Result<()> {
     if fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
         return Ok(());
     }
-    let mut numbers = release.split('.');
-    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
-        bail!("{release} is no kernel release");
-    };
-    let package = format!("linux-source-{major}.{minor}");
+    let package = package()?;
     eprintln!("fetching {package}, for the kernel's own tests (170 MB, once)");
     let _ = privileged("rm").arg("-rf").arg(directory()).status()?;
     fs::create_dir_all(directory())?;

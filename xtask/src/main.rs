@@ -22,6 +22,7 @@ mod checks;
 mod control;
 mod cpio;
 mod daemon;
+mod debug_kernel;
 mod demo;
 mod derive;
 mod emulation;

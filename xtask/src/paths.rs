@@ -33,6 +33,7 @@ pub fn images(kernel: Kernel) -> PathBuf {
     bed_cache().join(match kernel {
         Kernel::Bed => "images",
         Kernel::Older => "older-images",
+        Kernel::Debug => "debug-images",
     })
 }
 
@@ -41,5 +42,6 @@ pub fn modules(kernel: Kernel) -> PathBuf {
     bed_cache().join(match kernel {
         Kernel::Bed => "modules",
         Kernel::Older => "older-modules",
+        Kernel::Debug => "debug-modules",
     })
 }

@@ -171,11 +171,7 @@ fn guest_archive(ready: &Ready, request: &Request, bin: &Path) -> Result<Archive
     if let Some(command) = &request.guest_run {
         archive.file("etc/bed/run", 0o644, command.as_bytes())?;
     }
-    let modules = match request.machine.kernel {
-        Kernel::Bed => &ready.modules,
-        Kernel::Older => &ready.older_modules,
-    };
-    for module in modules {
+    for module in ready.modules_for(request.machine.kernel) {
         let name = name_of(module)?;
         archive.file(&format!("lib/bed/{name}"), 0o644, &fs::read(module)?)?;
     }

@@ -17,8 +17,10 @@ use crate::control::Source;
 use crate::emulation;
 use crate::plan::{BedKind, Machine};
 use crate::report::Check;
+use crate::tree::Kernel;
 
 /// One scenario.
+#[derive(Clone, Copy)]
 pub struct Scenario {
     /// Its name; the checks are called `bed/scenario/check` in the tests.
     pub name: &'static str,
@@ -40,6 +42,27 @@ pub struct Scenario {
     /// Its time limit.
     pub limit: Duration,
 }
+
+impl Scenario {
+    /// The same with a kernel that looks for bugs, and takes its time; `None` if it's about another kernel.
+    pub fn with_debug_kernel(&self) -> Option<Self> {
+        (self.machine.kernel == Kernel::Bed).then(|| Self {
+            machine: Machine {
+                kernel: Kernel::Debug,
+                ..self.machine
+            },
+            limit: self.limit * DEBUG_FACTOR,
+            ..*self
+        })
+    }
+}
+
+/// How much longer everything may take with such a kernel.
+const DEBUG_FACTOR: u32 = 4;
+/// What a guest with such a kernel starts with: that it does look.
+const DEBUG_GUEST: &str = include_str!("../scenarios/debug-kernel-guest.sh");
+/// The checks of that.
+const DEBUG_REQUIRED: &[&str] = &["lockdep_on", "kasan_on"];
 
 /// All scripts start with this.
 const PRELUDE: &str = include_str!("../scenarios/prelude.sh");
@@ -86,7 +109,12 @@ fn once(
     tell: &mut impl FnMut(Line<'_>),
 ) -> Result<Findings> {
     let on_host = |text: &str| format!("{PRELUDE}\n{HOST}\n{text}");
-    let in_guest = |text: &str| format!("{PRELUDE}\n{text}");
+    let debug = scenario.machine.kernel == Kernel::Debug && scenario.guest.is_some();
+    let (guest_head, more_required) = match debug {
+        true => (DEBUG_GUEST, DEBUG_REQUIRED),
+        false => ("", &[][..]),
+    };
+    let in_guest = |text: &str| format!("{PRELUDE}\n{guest_head}\n{text}");
     let mut request = Request::new(bed);
     request.host_start = scenario.before.map(on_host);
     request.host_run = scenario.host.map(on_host);
@@ -94,6 +122,9 @@ fn once(
     request.config_text = scenario.config.map(|text| of_bed(text, bed));
     request.machine = scenario.machine;
     request.timeout = scenario.limit;
+    if scenario.machine.kernel == Kernel::Debug {
+        request.boot_limit *= DEBUG_FACTOR;
+    }
     let start = Instant::now();
     let mut checks = Vec::new();
     let mut frames = Vec::new();
@@ -135,7 +166,7 @@ fn once(
             checks.push(Check::new(name, false, status));
         }
     }
-    for name in scenario.required {
+    for name in scenario.required.iter().chain(more_required) {
         if !checks.iter().any(|check: &Check| check.name == *name) {
             checks.push(Check::new(*name, false, "not made"));
         }

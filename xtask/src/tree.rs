@@ -10,11 +10,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::debug_kernel;
 use crate::packages;
 use crate::paths;
 use crate::process::{output_of, privileged, run_logged};
 
-const SUITE: &str = "trixie";
+/// The release of the distribution.
+pub const SUITE: &str = "trixie";
 const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 const PACKAGES: &[&str] = &[
     "qemu-system-x86",
@@ -81,12 +83,14 @@ pub fn versions() -> Result<Vec<(String, String)>> {
 }
 
 /// A kernel of the tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kernel {
     /// Host VM and guest run it.
     Bed,
     /// The distribution's own, for guests: only tests have it, see `test_packages`.
     Older,
+    /// One that looks for bugs in drivers, for guests: see `debug_kernel`.
+    Debug,
 }
 
 impl Kernel {
@@ -99,7 +103,6 @@ impl Kernel {
         let mut names: Vec<String> = fs::read_dir(&modules)
             .with_context(|| format!("can't read {}", modules.display()))?
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| name.ends_with("-amd64"))
             .filter(|name| self == Self::of_release(name))
             .collect();
         names.sort();
@@ -108,6 +111,7 @@ impl Kernel {
 
     fn of_release(name: &str) -> Self {
         match name.strip_prefix(Self::OLDER) {
+            _ if name.ends_with(debug_kernel::VERSION) => Self::Debug,
             Some(rest) if rest.starts_with('.') => Self::Older,
             _ => Self::Bed,
         }
@@ -289,6 +293,7 @@ mod tests {
             ("6.12.117+deb13-amd64", Kernel::Older),
             ("6.120.1+deb13-amd64", Kernel::Bed),
             ("7.3.4+deb13-amd64", Kernel::Bed),
+            ("7.3.4-debug", Kernel::Debug),
         ] {
             assert_eq!(Kernel::of_release(name), kernel, "{name}");
         }
