@@ -32,6 +32,7 @@ const STREAMS: usize = 4;
 const COMPLAINTS: &[&str] = &[
     "BUG:",
     "WARNING: ",
+    "INFO: trying to register non-static key",
     "Oops",
     "general protection fault",
     "blocked for more than",

@@ -61,7 +61,9 @@ impl Scenario {
 const DEBUG_FACTOR: u32 = 4;
 /// What a guest with such a kernel starts with: that it does look.
 const DEBUG_GUEST: &str = include_str!("../scenarios/debug-kernel-guest.sh");
-/// The checks of that.
+/// What it ends with: that it still does. A guest that is killed doesn't come to it.
+const DEBUG_GUEST_END: &str = include_str!("../scenarios/debug-kernel-end.sh");
+/// The checks it has to make.
 const DEBUG_REQUIRED: &[&str] = &["lockdep_on", "kasan_on"];
 
 /// All scripts start with this.
@@ -110,11 +112,12 @@ fn once(
 ) -> Result<Findings> {
     let on_host = |text: &str| format!("{PRELUDE}\n{HOST}\n{text}");
     let debug = scenario.machine.kernel == Kernel::Debug && scenario.guest.is_some();
-    let (guest_head, more_required) = match debug {
-        true => (DEBUG_GUEST, DEBUG_REQUIRED),
-        false => ("", &[][..]),
+    let more_required = if debug { DEBUG_REQUIRED } else { &[] };
+    // A shell of its own: scripts exit.
+    let in_guest = |text: &str| match debug {
+        true => format!("{PRELUDE}\n{DEBUG_GUEST}\n(\n{text}\n)\n{DEBUG_GUEST_END}"),
+        false => format!("{PRELUDE}\n{text}"),
     };
-    let in_guest = |text: &str| format!("{PRELUDE}\n{guest_head}\n{text}");
     let mut request = Request::new(bed);
     request.host_start = scenario.before.map(on_host);
     request.host_run = scenario.host.map(on_host);
