@@ -8,12 +8,12 @@
 use std::fs;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::kernel_source;
 use crate::paths;
 use crate::process::{privileged, run_logged};
-use crate::tree;
+use crate::tree::{self, Kernel};
 
 /// What its release ends with.
 pub const VERSION: &str = "-debug";
@@ -34,6 +34,11 @@ pub fn ensure() -> Result<()> {
     }
     eprintln!("building a kernel that looks for bugs, from {package} (20 minutes, 3 GB, once)");
     let start = Instant::now();
+    // What was made for the one before, which has the same name.
+    for old in [paths::images(Kernel::Debug), paths::modules(Kernel::Debug)] {
+        let removed = privileged("rm").arg("-rf").arg(&old).status()?;
+        ensure!(removed.success(), "can't remove {}", old.display());
+    }
     let script = r#"
         tree=$1
         mount -t proc proc "$tree/proc"
