@@ -11,6 +11,7 @@
 #include <linux/fs.h>
 #include <linux/idr.h>
 #include <linux/kfifo.h>
+#include <linux/minmax.h>
 #include <linux/module.h>
 #include <linux/poll.h>
 #include <linux/slab.h>
@@ -207,6 +208,8 @@ static ssize_t vdmabuf_read_events(struct vdmabuf_client *client, char __user *u
 {
 	ssize_t got, copied = 0;
 
+	/* A host that sends events as fast as they are read must not keep the reader here. */
+	size = min(size, VDMABUF_CLIENT_EVENTS * sizeof(struct virtio_dmabuf_ioc_event));
 	if (vdmabuf_is_stale(client)) {
 		WRITE_ONCE(client->session, vdmabuf_session(client->vd));
 		spin_lock_irq(&client->vd->client_lock);

@@ -35,7 +35,7 @@ use crate::tree::{self, Kernel};
 /// run it.
 ///
 /// # Errors
-/// If one of `only` is in no step's name, among others: nothing was checked then.
+/// If one of `only` is in no step's name, among others. The other steps have run then.
 pub fn command(only: &[String], debug_kernel: bool) -> Result<i32> {
     let mut tally = Tally::default();
     let unmet = RefCell::new(only.iter().collect::<Vec<_>>());
@@ -53,7 +53,11 @@ pub fn command(only: &[String], debug_kernel: bool) -> Result<i32> {
     }
     println!("{}", tally.summary());
     let unmet = unmet.into_inner();
-    ensure!(unmet.is_empty(), "no step is called {unmet:?}");
+    let these = if debug_kernel { "bed" } else { "step" };
+    ensure!(
+        unmet.is_empty(),
+        "no {these}'s name contains {unmet:?}: `cargo xtask test --help` has some, xtask/src/catalogue.rs all beds"
+    );
     Ok(i32::from(tally.failures() > 0))
 }
 

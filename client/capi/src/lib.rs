@@ -315,23 +315,31 @@ pub unsafe extern "C" fn dmabuf_consumer_release(consumer: *mut CConsumer, seque
     status(release())
 }
 
-/// All are mapped before the first is published: a memfd pool can't be mapped writable after.
+/// All are mapped before the first is published: a memfd pool can't be mapped writable after. If one can't be had, the
+/// others are given back.
 fn allocate(client: &mut Client, heap: &str, buffers: u32, size: usize) -> Result<Vec<Slot>> {
     let size = u64::try_from(size).unwrap_or(u64::MAX);
     let mut slots = Vec::new();
-    let mut one = || {
-        let slot = client.alloc(heap, size)?;
-        let mapping = slot.map_mut()?;
-        slots.push((slot, mapping));
+    let allocated = (0..buffers).try_for_each(|_| {
+        slots.push(client.alloc(heap, size)?);
         Ok(())
-    };
-    let Err(error) = (0..buffers).try_for_each(|_| one()) else {
-        return Ok(slots);
-    };
-    for (slot, _) in slots {
-        client.close(slot.into_alias())?;
+    });
+    let mapped = allocated.and_then(|()| {
+        slots
+            .iter()
+            .map(|slot| slot.map_mut())
+            .collect::<Result<Vec<_>>>()
+    });
+    match mapped {
+        Ok(mappings) => Ok(slots.into_iter().zip(mappings).collect()),
+        Err(error) => {
+            for slot in slots {
+                // Where that fails, the connection's end does it.
+                let _ = client.close(slot.into_alias());
+            }
+            Err(error)
+        }
     }
-    Err(error)
 }
 
 fn produce(
@@ -346,7 +354,7 @@ fn produce(
         Ok(slots) => slots,
         Err(error) => {
             // Now, not when the daemon sees the end of the connection: who tries again at once is to find all free.
-            producer.close(&mut client)?;
+            let _ = producer.close(&mut client);
             return Err(error);
         }
     };

@@ -666,7 +666,8 @@ struct virtio_dmabuf_ioc_open {
  * @name: its name
  *
  * A buffer that is taken away is revoked by the driver a little earlier: mappings of
- * its dma-buf raise SIGBUS, and everything else fails with EIO.
+ * its dma-buf raise SIGBUS, and everything else fails with EIO. Dma-bufs that this guest
+ * has allocated stay.
  *
  * After a suspend of the guest, or another reset of the device, read() fails once
  * with ESTALE: what was opened is gone, list and open again. It fails with EIO while
@@ -807,8 +808,9 @@ struct virtio_dmabuf_ioc_withdraw {
  * @reserved: zero
  *
  * It isn't waited for: VIRTIO_DMABUF_EVENT_FREE tells the end, and all bytes are zero
- * then. The dma-buf stays. What this guest has opened by the buffer's name goes,
- * unannounced: close it before. ESTALE: the buffer is being revoked already, or was.
+ * then. The dma-buf stays. What this guest has opened by the buffer's name goes as
+ * everywhere else, with VIRTIO_DMABUF_EVENT_REVOKED. ESTALE: the buffer is being revoked
+ * already, or was.
  */
 struct virtio_dmabuf_ioc_revoke {
 	__s32 fd;
