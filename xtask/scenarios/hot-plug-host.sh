@@ -11,7 +11,7 @@ plug() {
 	chardev=plug$number
 	monitor "chardev-add socket,id=$chardev,path=/run/dmabuf/cluster.sock" && monitor "device_add $device,chardev=$chardev"
 }
-unplug() { monitor "device_del dmabuf" --event DEVICE_DELETED && monitor "chardev-remove $chardev"; }
+unplug() { monitor "device_del dmabuf" --deleted dmabuf && monitor "chardev-remove $chardev"; }
 dead() { ! kill -0 "$BED_DAEMON_PID" 2>/dev/null; }
 start() {
 	vhost-device-dmabuf --config "$BED_CONFIG" >>log/daemons.log 2>&1 &

@@ -94,9 +94,9 @@ enum Task {
         socket: PathBuf,
         /// The command, as at the monitor's prompt
         command: String,
-        /// Wait for this event, too
-        #[arg(long, value_name = "EVENT")]
-        event: Option<String>,
+        /// Wait until the device of this id is gone, too
+        #[arg(long, value_name = "DEVICE")]
+        deleted: Option<String>,
     },
     /// Inside of a bed, for scripts: wakes a guest whenever it sleeps
     #[command(hide = true)]
@@ -210,8 +210,8 @@ pub fn run(arguments: Arguments) -> Result<i32> {
         Task::Monitor {
             socket,
             command,
-            event,
-        } => monitor::command(&socket, &command, event.as_deref()),
+            deleted,
+        } => monitor::command(&socket, &command, deleted.as_deref()),
         Task::Awake { socket } => monitor::awake(&socket),
         Task::FirstLight => first_light::command(),
         Task::Agent { control } => agent::command(control.as_deref()),
