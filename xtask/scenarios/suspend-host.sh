@@ -13,7 +13,7 @@ eventually 10 watching
 settled
 base=$(usage)
 touch "$BED_SHARE/counted"
-eventually 100 test -e "$BED_SHARE/done"
+eventually 240 test -e "$BED_SHARE/done"
 kill $waker
 verdict vm_lives "$BED_QEMU_PID" kill -0 "$BED_QEMU_PID"
 nobody() { ! dmabufctl stats live | grep joined; }

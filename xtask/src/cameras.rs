@@ -46,7 +46,7 @@ pub const CAMERA_VMS: Scenario = Scenario {
         "second_again_right",
         "pictures_differ",
     ],
-    limit: Duration::from_secs(800),
+    limit: Duration::from_secs(1200),
 };
 
 /// A guest's camera, the host and another VM.

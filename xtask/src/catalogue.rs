@@ -59,7 +59,7 @@ const SMOKE: Scenario = Scenario {
         "list",
         "host_answers",
     ],
-    limit: Duration::from_secs(120),
+    limit: Duration::from_secs(180),
 };
 
 const KILLED_VM: Scenario = Scenario {
@@ -107,7 +107,7 @@ const KILLED_PRODUCER: Scenario = Scenario {
         "buffer_outlives_producer",
         "all_released",
     ],
-    limit: Duration::from_secs(180),
+    limit: Duration::from_secs(240),
 };
 
 const KILLED_DAEMON: Scenario = Scenario {
@@ -402,7 +402,7 @@ const GUEST_HEAP: Scenario = Scenario {
         "one_name",
         "all_released",
     ],
-    limit: Duration::from_secs(300),
+    limit: Duration::from_secs(600),
 };
 
 const HOT_PLUG: Scenario = Scenario {
@@ -455,7 +455,7 @@ const OLDER_KERNEL: Scenario = Scenario {
         "no_handles",
         "all_released",
     ],
-    limit: Duration::from_secs(180),
+    limit: Duration::from_secs(240),
 };
 
 const TWO_DEVICES: Scenario = Scenario {
@@ -494,5 +494,5 @@ const TWO_DEVICES: Scenario = Scenario {
         "second_no_handles",
         "all_released",
     ],
-    limit: Duration::from_secs(100),
+    limit: Duration::from_secs(180),
 };

@@ -33,7 +33,7 @@ pub const DEMO: Scenario = Scenario {
         "default_is_kernel",
         "dynamic_rw",
     ],
-    limit: Duration::from_secs(120),
+    limit: Duration::from_secs(240),
 };
 
 /// Runs the demo in this bed, or in the best one this machine has.

@@ -36,5 +36,5 @@ pub const SCENARIO: Scenario = Scenario {
         "producer_goes_on",
         "all_released",
     ],
-    limit: Duration::from_secs(180),
+    limit: Duration::from_secs(300),
 };
