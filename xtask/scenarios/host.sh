@@ -53,13 +53,16 @@ usage() {
 	echo "$(ls "/proc/$BED_DAEMON_PID/fd" | wc -l) fds, $(grep -c ' [r-][w-][x-]s ' "/proc/$BED_DAEMON_PID/maps") shared mappings, $(ls "/proc/$BED_DAEMON_PID/task" | wc -l) threads"
 }
 usage_is() { [ "$(usage)" = "$1" ]; }
-# settled: waits until the counts stay the same, for 5 s at most (threads end a moment after their work).
+# settled: waits until the counts have stayed the same for a second (threads end a moment after their work).
 settled() {
-	for look in 1 2 3 4 5 6 7 8 9 10; do
+	seen= steady=0
+	for look in 1 2 3 4 5 6 7 8 9 10 11 12; do
+		if usage_is "$seen"; then steady=$((steady + 1)); else steady=0; fi
+		[ $steady -lt 2 ] || return 0
 		seen=$(usage)
 		sleep 0.5
-		usage_is "$seen" && return
 	done
+	return 1
 }
 no_guest_memory() { ! grep -q memory-backend "/proc/$BED_DAEMON_PID/maps"; }
 
