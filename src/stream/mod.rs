@@ -16,22 +16,24 @@
 
 mod bell;
 mod board;
+mod ends;
+mod list;
 #[cfg(test)]
 mod tests;
 
 pub use bell::{Bell, Messenger};
 pub use board::Acquired;
+pub use ends::{Consumer, Producer};
+pub use list::Streams;
 
-use crate::buffer::{Buffer, Subscription};
+use crate::buffer::Buffer;
 use crate::gauge::Gauge;
 use crate::watch::Watch;
-use bell::{announce, bell, with_bell};
 use board::Board;
 use dmabuf_protocol::wire::Format;
 use dmabuf_protocol::{ConsumeMode, Name, Status};
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Most buffers of a stream.
@@ -101,6 +103,21 @@ pub struct Stats {
     pub free: u32,
     /// Its consumers.
     pub consumers: u32,
+}
+
+/// Terms on which a peer consumes.
+#[derive(Clone, Debug)]
+pub struct Consumption {
+    /// Which frames.
+    pub mode: ConsumeMode,
+    /// Most frames held at once, at least 1.
+    pub max_held: u32,
+    /// The longest hold.
+    pub hold: Duration,
+    /// Frames that the peer holds, of all streams.
+    pub holds: Gauge,
+    /// The most of those.
+    pub max_holds: u64,
 }
 
 /// See the module.
@@ -239,313 +256,6 @@ impl Stream {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
-    }
-}
-
-/// The end that queues frames. Dropping it withdraws the stream.
-#[derive(Debug)]
-pub struct Producer {
-    stream: Arc<Stream>,
-    streams: Weak<List>,
-}
-
-impl Producer {
-    /// The stream.
-    #[must_use]
-    pub const fn stream(&self) -> &Arc<Stream> {
-        &self.stream
-    }
-
-    /// The bell that tells of a free buffer, after [`Self::reclaim`] found none.
-    #[must_use]
-    pub fn bell(&self) -> &Bell {
-        &self.stream.producer
-    }
-
-    /// Adds a buffer; gives its index. Frames can be queued, and consumers join, with any number of buffers.
-    ///
-    /// # Errors
-    /// [`Status::EINVAL`] above [`MAX_BUFFERS`].
-    pub fn add(&self, buffer: Arc<Buffer>) -> Result<u32, Status> {
-        let mut state = self.stream.lock();
-        let index = state.board.add()?;
-        state.buffers.push(buffer);
-        Ok(index)
-    }
-
-    /// A buffer that is with the producer, and could be queued.
-    ///
-    /// # Errors
-    /// As [`Self::queue`].
-    pub fn own(&self, index: u32) -> Result<Arc<Buffer>, Status> {
-        self.stream.lock().board.own(index)?;
-        self.stream.buffer(index)
-    }
-
-    /// Hands a frame over to the consumers; gives its sequence number.
-    ///
-    /// # Errors
-    /// [`Status::EINVAL`] for a buffer that isn't there, [`Status::ESTALE`] for one that is being revoked,
-    /// [`Status::EBUSY`] for one that isn't with the producer.
-    pub fn queue(&self, index: u32, timestamp_ns: u64, flags: u32) -> Result<u64, Status> {
-        let (sequence, first, freed, bells) = {
-            let mut state = self.stream.lock();
-            state.may_queue(index)?;
-            let (sequence, first, freed) = state.board.queue(index, timestamp_ns, flags)?;
-            (sequence, first, freed, Arc::clone(&state.bells))
-        };
-        announce(&bells, first, &self.stream.name);
-        self.stream.tell_producer(freed);
-        Ok(sequence)
-    }
-
-    /// A buffer that is free again.
-    ///
-    /// # Errors
-    /// [`Status::EAGAIN`] if there is none; the bell will ring when there is.
-    pub fn reclaim(&self) -> Result<u32, Status> {
-        if let Some(index) = self.stream.lock().board.reclaim() {
-            return Ok(index);
-        }
-        self.stream.starved.store(true, Ordering::Release);
-        // What became free in between has not rung.
-        let found = self.stream.lock().board.reclaim();
-        found
-            .inspect(|_| self.stream.starved.store(false, Ordering::Release))
-            .ok_or(Status::EAGAIN)
-    }
-}
-
-impl Drop for Producer {
-    fn drop(&mut self) {
-        if let Some(list) = self.streams.upgrade() {
-            lock(&list.by_name).remove(&self.stream.name);
-        }
-        self.stream.withdraw();
-    }
-}
-
-/// The end that gets frames. Dropping it releases what it holds.
-#[derive(Debug)]
-pub struct Consumer {
-    stream: Arc<Stream>,
-    number: usize,
-    bell: Arc<Bell>,
-}
-
-impl Consumer {
-    /// The stream.
-    #[must_use]
-    pub const fn stream(&self) -> &Arc<Stream> {
-        &self.stream
-    }
-
-    /// The bell that tells of the first frame that is ready, and of the stream's end.
-    #[must_use]
-    pub fn bell(&self) -> &Bell {
-        &self.bell
-    }
-
-    /// Whether the producer has gone, or has withdrawn the stream.
-    #[must_use]
-    pub fn is_withdrawn(&self) -> bool {
-        self.stream.lock().withdrawn
-    }
-
-    /// How many frames are ready.
-    #[must_use]
-    pub fn ready(&self) -> u32 {
-        let counters = self.stream.lock().board.counters(self.number);
-        counters.map_or(0, |(_, _, ready, _)| ready)
-    }
-
-    /// The next frame, held from now on.
-    ///
-    /// # Errors
-    /// [`Status::EAGAIN`] when none is ready, [`Status::ENODEV`] when none will come any more, [`Status::EBUSY`] when it
-    /// holds as many as it may, [`Status::EDQUOT`] when its peer does.
-    pub fn acquire(&self, now: Instant) -> Result<Acquired, Status> {
-        let acquired = {
-            let mut state = self.stream.lock();
-            match state.board.acquire(self.number, now) {
-                Err(Status::EAGAIN) if state.withdrawn => Err(Status::ENODEV),
-                other => other,
-            }
-        }?;
-        self.stream.watch.until(acquired.deadline);
-        Ok(acquired)
-    }
-
-    /// Gives a frame back.
-    ///
-    /// # Errors
-    /// [`Status::ESTALE`] for a frame that it doesn't hold: given back before, or its hold expired.
-    pub fn release(&self, sequence: u64) -> Result<(), Status> {
-        let freed = self.stream.lock().board.release(self.number, sequence)?;
-        self.stream.tell_producer(freed);
-        Ok(())
-    }
-}
-
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        let freed = {
-            let mut state = self.stream.lock();
-            state.bells = with_bell(&state.bells, self.number, None);
-            state.board.leave(self.number)
-        };
-        self.stream.tell_producer(freed);
-    }
-}
-
-/// Terms on which a peer consumes.
-#[derive(Clone, Debug)]
-pub struct Consumption {
-    /// Which frames.
-    pub mode: ConsumeMode,
-    /// Most frames held at once, at least 1.
-    pub max_held: u32,
-    /// The longest hold.
-    pub hold: Duration,
-    /// Frames that the peer holds, of all streams.
-    pub holds: Gauge,
-    /// The most of those.
-    pub max_holds: u64,
-}
-
-/// All streams of a daemon.
-#[derive(Debug, Default)]
-pub struct Streams {
-    list: Arc<List>,
-    watch: Mutex<Option<Arc<Watch>>>,
-}
-
-#[derive(Debug, Default)]
-struct List {
-    by_name: Mutex<BTreeMap<Name, Arc<Stream>>>,
-}
-
-impl Streams {
-    /// A new stream without buffers, for the peer whose session `session` is.
-    ///
-    /// # Errors
-    /// [`Status::EEXIST`] if the name is taken, [`Status::ENOMEM`] if the thread that ends holds can't be started.
-    pub fn create(
-        &self,
-        name: Name,
-        format: Option<Format>,
-        peer: Name,
-        session: &Arc<Subscription>,
-    ) -> Result<Producer, Status> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let watch = self.watch().map_err(|_| Status::ENOMEM)?;
-        let mut by_name = lock(&self.list.by_name);
-        if by_name.contains_key(&name) {
-            return Err(Status::EEXIST);
-        }
-        let stream = Arc::new(Stream {
-            name,
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            format,
-            state: Mutex::new(State {
-                board: Board::default(),
-                buffers: Vec::with_capacity(MAX_BUFFERS),
-                bells: Arc::new([]),
-                withdrawn: false,
-            }),
-            producer: bell(peer, session),
-            starved: AtomicBool::new(false),
-            watch,
-        });
-        by_name.insert(name, Arc::clone(&stream));
-        Ok(Producer {
-            stream,
-            streams: Arc::downgrade(&self.list),
-        })
-    }
-
-    /// Joins a stream.
-    ///
-    /// # Errors
-    /// [`Status::ENOENT`] if there is none of that name, [`Status::EMFILE`] above [`MAX_CONSUMERS`].
-    pub fn open(
-        &self,
-        name: &Name,
-        terms: Consumption,
-        peer: Name,
-        session: &Arc<Subscription>,
-    ) -> Result<Consumer, Status> {
-        let stream = self.find(name).ok_or(Status::ENOENT)?;
-        let bell = bell(peer, session);
-        let number = {
-            let mut state = stream.lock();
-            if state.withdrawn {
-                return Err(Status::ENOENT);
-            }
-            let number = state.board.join(terms)?;
-            state.bells = with_bell(&state.bells, number, Some(Arc::clone(&bell)));
-            number
-        };
-        Ok(Consumer {
-            stream,
-            number,
-            bell,
-        })
-    }
-
-    /// The stream of that name.
-    #[must_use]
-    pub fn find(&self, name: &Name) -> Option<Arc<Stream>> {
-        lock(&self.list.by_name).get(name).cloned()
-    }
-
-    /// Up to `max` streams with a number above `cursor` for which `wanted` holds, in the order of their numbers, and
-    /// whether there are more.
-    #[must_use]
-    pub fn page(
-        &self,
-        cursor: u64,
-        max: usize,
-        wanted: impl Fn(&Name) -> bool,
-    ) -> (Vec<Arc<Stream>>, bool) {
-        let mut streams: Vec<_> = lock(&self.list.by_name)
-            .values()
-            .filter(|stream| stream.id > cursor && wanted(&stream.name))
-            .cloned()
-            .collect();
-        streams.sort_by_key(|stream| stream.id);
-        let more = streams.len() > max;
-        streams.truncate(max);
-        (streams, more)
-    }
-
-    /// Starts the thread that ends holds, instead of with the first stream.
-    ///
-    /// # Errors
-    /// EAGAIN: no thread can be made.
-    pub fn start(&self) -> std::io::Result<()> {
-        self.watch().map(drop)
-    }
-
-    fn watch(&self) -> std::io::Result<Arc<Watch>> {
-        let mut watch = lock(&self.watch);
-        if let Some(watch) = watch.as_ref() {
-            return Ok(Arc::clone(watch));
-        }
-        let list = Arc::downgrade(&self.list);
-        let started = Watch::start("stream-holds", move |now| {
-            let streams: Vec<_> = lock(&list.upgrade()?.by_name).values().cloned().collect();
-            Some(streams.iter().filter_map(|stream| stream.expire(now)).min())
-        })?;
-        Ok(Arc::clone(watch.insert(started)))
-    }
-}
-
-impl Drop for Streams {
-    fn drop(&mut self) {
-        if let Some(watch) = lock(&self.watch).take() {
-            watch.end();
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::board::Board;
 use super::*;
+use crate::buffer::Subscription;
 use proptest::prelude::*;
 
 const HOLD: Duration = Duration::from_millis(100);
