@@ -17,6 +17,17 @@ static unsigned int request_timeout_ms = 10000;
 module_param(request_timeout_ms, uint, 0644);
 MODULE_PARM_DESC(request_timeout_ms, "Longest wait for a reply of the host, in milliseconds");
 
+/*
+ * A guest that was paused finds that its time is over before the host's answer reaches it.
+ * So waits have parts, of which a pause takes one at most.
+ */
+#define VDMABUF_WAIT_PARTS	8
+
+static unsigned long vdmabuf_wait_part(unsigned long timeout)
+{
+	return DIV_ROUND_UP(timeout, VDMABUF_WAIT_PARTS);
+}
+
 static void vdmabuf_call_done(struct vdmabuf_request *req)
 {
 	complete(&req->completion);
@@ -59,20 +70,24 @@ static bool vdmabuf_abandon(struct vdmabuf_device *vd, struct vdmabuf_request *r
 long vdmabuf_submit_wait(struct vdmabuf_device *vd, struct vdmabuf_request *req,
 			 unsigned long timeout, bool interruptible)
 {
+	unsigned long part = vdmabuf_wait_part(timeout);
+	unsigned int parts = VDMABUF_WAIT_PARTS;
 	long left;
 	int err;
 
-	if (interruptible)
-		left = wait_event_interruptible_timeout(vd->space,
-							(err = vdmabuf_submit(vd, req)) != -ENOSPC,
-							timeout);
-	else
-		left = wait_event_killable_timeout(vd->space,
-						   (err = vdmabuf_submit(vd, req)) != -ENOSPC,
-						   timeout);
+	do {
+		if (interruptible)
+			left = wait_event_interruptible_timeout(vd->space,
+								(err = vdmabuf_submit(vd, req)) !=
+									-ENOSPC, part);
+		else
+			left = wait_event_killable_timeout(vd->space,
+							   (err = vdmabuf_submit(vd, req)) !=
+								   -ENOSPC, part);
+	} while (!left && --parts);
 	if (left <= 0)
 		return left ?: -ETIMEDOUT;
-	return err ?: left;
+	return err ?: left + (parts - 1) * part;
 }
 
 /**
@@ -83,6 +98,23 @@ long vdmabuf_submit_wait(struct vdmabuf_device *vd, struct vdmabuf_request *req,
 unsigned long vdmabuf_request_timeout(void)
 {
 	return msecs_to_jiffies(READ_ONCE(request_timeout_ms));
+}
+
+/* More than 0: the request has ended; 0: it has not, in @timeout jiffies; or an error. */
+static long vdmabuf_reply_wait(struct vdmabuf_request *req, unsigned long timeout,
+			       bool interruptible)
+{
+	unsigned long part = vdmabuf_wait_part(timeout);
+	unsigned int parts = VDMABUF_WAIT_PARTS;
+	long left;
+
+	do {
+		if (interruptible)
+			left = wait_for_completion_interruptible_timeout(&req->completion, part);
+		else
+			left = wait_for_completion_killable_timeout(&req->completion, part);
+	} while (!left && --parts);
+	return left;
 }
 
 /**
@@ -119,10 +151,7 @@ int vdmabuf_call(struct vdmabuf_device *vd, struct vdmabuf_call *call)
 		goto put;
 	}
 
-	if (call->interruptible)
-		left = wait_for_completion_interruptible_timeout(&req->completion, left);
-	else
-		left = wait_for_completion_killable_timeout(&req->completion, left);
+	left = vdmabuf_reply_wait(req, left, call->interruptible);
 	if (left <= 0 && vdmabuf_abandon(vd, req, !left)) {
 		call->orphaned = true;
 		err = left ? interrupted : -ETIMEDOUT;
@@ -308,7 +337,11 @@ static bool vdmabuf_settled(struct vdmabuf_device *vd)
  */
 void vdmabuf_control_settle(struct vdmabuf_device *vd)
 {
-	wait_event_timeout(vd->space, vdmabuf_settled(vd), vdmabuf_request_timeout());
+	unsigned long part = vdmabuf_wait_part(vdmabuf_request_timeout());
+	unsigned int parts = VDMABUF_WAIT_PARTS;
+
+	while (!wait_event_timeout(vd->space, vdmabuf_settled(vd), part) && --parts)
+		;
 	/* What was closed a moment ago is given back by work items. */
 	flush_workqueue(vdmabuf_wq);
 }

@@ -20,7 +20,11 @@
 
 #include "vdmabuf.h"
 
-/* How long after its deadline a wait ends by itself: the device has answered by then */
+/*
+ * How long after its deadline a wait ends by itself: the device has answered by then. It
+ * begins when the deadline is noticed: a guest that was paused meanwhile has not seen yet
+ * what was answered.
+ */
 #define VDMABUF_FENCE_GRACE	HZ
 
 static unsigned int fence_timeout_ms = 10000;
@@ -189,7 +193,7 @@ static int vdmabuf_fence_submit(struct vdmabuf_fence *fence, u32 timeout_ms, boo
 	long left;
 	int err;
 
-	fence->req->deadline = (jiffies + msecs_to_jiffies(timeout_ms) + VDMABUF_FENCE_GRACE) ?: 1;
+	fence->req->deadline = (jiffies + msecs_to_jiffies(timeout_ms)) ?: 1;
 	if (nonblock) {
 		err = vdmabuf_submit(fence->vd, fence->req);
 		return err == -ENOSPC ? -EAGAIN : err;
@@ -275,10 +279,15 @@ static void vdmabuf_deadline(struct timer_list *timer)
 	list_for_each_entry_safe(req, next, &vd->fence.pending, node) {
 		if (!req->deadline)
 			continue;
-		if (time_after_eq(now, req->deadline))
-			vdmabuf_request_take(req, -ETIMEDOUT, &ended);
-		else
-			timer_reduce(&vd->deadline, req->deadline);
+		if (time_after_eq(now, req->deadline)) {
+			if (req->overdue) {
+				vdmabuf_request_take(req, -ETIMEDOUT, &ended);
+				continue;
+			}
+			req->overdue = true;
+			req->deadline = (now + VDMABUF_FENCE_GRACE) ?: 1;
+		}
+		timer_reduce(&vd->deadline, req->deadline);
 	}
 	spin_unlock_irqrestore(&vd->vq_lock, flags);
 	vdmabuf_requests_end(&ended);

@@ -291,7 +291,8 @@ struct vdmabuf_call {
  * @result: 0, or why there is no reply
  * @orphan: the caller has left
  * @slow: it waits for fences of the host
- * @deadline: when it ends without an answer, in jiffies, or 0: by its caller
+ * @deadline: when the device should have answered, in jiffies, or 0: its caller knows
+ * @overdue: it should have; @deadline is when the request ends without an answer
  * @op: request code
  * @tag: request tag
  * @session: session it was sent in
@@ -313,6 +314,7 @@ struct vdmabuf_request {
 	bool orphan;
 	bool slow;
 	unsigned long deadline;
+	bool overdue;
 	u32 op;
 	u64 tag;
 	u64 session;

@@ -199,6 +199,19 @@ tell poll 36 r 5000
 verdict hold_deadline "$told" [ "${told% *}" = ready ]
 says race race 36 300 = 'ok [1-9]* [1-9]* 0'
 
+step "the VM is paused for longer than the wait may take"
+vm=$(qemu_of $socket)
+tell attach 38 w
+fence=$told
+ask fence 38 r 4000
+file=$said
+says paused_before status "$file" = 'ok pending'
+kill -STOP "$vm"
+tell signal "$fence"
+sleep 7
+kill -CONT "$vm"
+says paused_wait wait "$file" 5000 = 'ok signalled *'
+
 step "the producer is killed"
 tell_other open rw/5
 tell_other attach 0 w

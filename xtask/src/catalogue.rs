@@ -27,6 +27,7 @@ pub const ALL: &[Scenario] = &[
     KILLED_DAEMON,
     DRIVER_LIFECYCLE,
     TWO_VMS,
+    PAUSED_VM,
     BROKER_PER_VM,
     HEAPS,
     STREAMS,
@@ -185,6 +186,18 @@ const TWO_VMS: Scenario = Scenario {
         "first_opens_more",
     ],
     limit: Duration::from_secs(300),
+};
+
+const PAUSED_VM: Scenario = Scenario {
+    name: "paused-vm",
+    beds: &[BedKind::Flat],
+    before: FRAMES,
+    host: Some(include_str!("../scenarios/paused-vm-host.sh")),
+    guest: Some(include_str!("../scenarios/paused-vm-guest.sh")),
+    config: None,
+    machine: Machine::USUAL,
+    required: &["requests_end", "still_reads", "gave_up"],
+    limit: Duration::from_secs(180),
 };
 
 const BROKER_PER_VM: Scenario = Scenario {
