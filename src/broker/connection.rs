@@ -6,6 +6,7 @@ use crate::session::{Along, Done, Session};
 use crate::sys::{self, MAX_MESSAGE};
 use dmabuf_protocol::OpCode;
 use dmabuf_protocol::request::Envelope;
+use dmabuf_protocol::wire::Event;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -18,7 +19,7 @@ use zerocopy::IntoBytes;
 const MAX_REPLY: usize = 32 << 10;
 /// Most requests that a client has open, waits aside, before no further one is read.
 const MAX_OPEN: usize = 64;
-/// How long a client may leave a message unread when its socket is full.
+/// How long a client may leave its socket full when there is a reply for it.
 const STALL: Duration = Duration::from_secs(5);
 
 /// Why a connection ends.
@@ -61,6 +62,8 @@ struct Exchange<'a> {
     last: u64,
     /// The requests that are not answered yet. Waits, which have a quota, are not in it.
     open: HashSet<u64>,
+    /// The next event, for which the socket had no room. Those after it wait in the session, where the oldest are lost.
+    unsent: Option<Event>,
 }
 
 fn exchange(line: &Line, session: &mut Session) -> Result<(), End> {
@@ -70,15 +73,23 @@ fn exchange(line: &Line, session: &mut Session) -> Result<(), End> {
         buffer: [0; MAX_MESSAGE],
         last: 0,
         open: HashSet::new(),
+        unsent: None,
     };
+    let mut awake = None;
     loop {
         let busy = exchange.open.len() >= MAX_OPEN;
-        let wanted = if busy {
+        let mut wanted = if busy {
             PollFlags::RDHUP
         } else {
             PollFlags::IN
         };
-        let [readable, events, fences] = {
+        if exchange.unsent.is_some() {
+            wanted |= PollFlags::OUT;
+        } else {
+            // While an event has its number, but was not sent, nobody else may send one.
+            awake = None;
+        }
+        let [client, events, fences] = {
             let mut fds = [
                 PollFd::new(socket, wanted),
                 PollFd::from_borrowed_fd(session.wake().as_fd(), PollFlags::IN),
@@ -88,22 +99,23 @@ fn exchange(line: &Line, session: &mut Session) -> Result<(), End> {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            fds.map(|fd| !fd.revents().is_empty())
+            fds.map(|fd| fd.revents())
         };
-        let _awake = line.take();
-        if fences {
+        awake.get_or_insert_with(|| line.take());
+        if !fences.is_empty() {
             let settled = session.settle();
             exchange.answer(settled)?;
         }
-        if events {
+        if !events.is_empty() {
             session.wake().clear();
             let ended = session.settle();
             exchange.answer(ended)?;
-            while let Some(event) = session.next_event() {
-                deliver(socket, event.as_bytes(), None)?;
-            }
         }
-        match readable {
+        let room = client.contains(PollFlags::OUT);
+        if room || (!events.is_empty() && exchange.unsent.is_none()) {
+            exchange.tell(session)?;
+        }
+        match !client.difference(PollFlags::OUT).is_empty() {
             // Not asked for, so it is the end of the connection.
             true if busy => return Err(End::Left),
             true => exchange.take_request(session)?,
@@ -138,6 +150,21 @@ impl Exchange<'_> {
         self.answer(late.into_iter().chain(done))
     }
 
+    /// Sends events as long as there is room. A client may leave them unread.
+    fn tell(&mut self, session: &mut Session) -> Result<(), End> {
+        while let Some(event) = self.unsent.take().or_else(|| session.next_event()) {
+            match sys::send(self.socket.as_fd(), event.as_bytes(), None) {
+                Ok(()) => {}
+                Err(Errno::AGAIN | Errno::INTR) => {
+                    self.unsent = Some(event);
+                    return Ok(());
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
     fn answer(&mut self, replies: impl IntoIterator<Item = Done>) -> Result<(), End> {
         for done in replies {
             self.open.remove(&done.token);
@@ -147,21 +174,13 @@ impl Exchange<'_> {
     }
 }
 
+/// Sends a reply, and gives a full socket some time.
 fn answer(socket: &OwnedFd, done: &Done) -> Result<(), End> {
     // A session gives no alias to a client that can't have its fd.
     let fd = done.along.as_ref().and_then(Along::fd);
-    deliver(socket, &done.reply, fd)
-}
-
-/// Sends a message, and gives a full socket some time.
-fn deliver(
-    socket: &OwnedFd,
-    bytes: &[u8],
-    fd: Option<rustix::fd::BorrowedFd<'_>>,
-) -> Result<(), End> {
     let until = Instant::now() + STALL;
     loop {
-        match sys::send(socket.as_fd(), bytes, fd) {
+        match sys::send(socket.as_fd(), &done.reply, fd) {
             Ok(()) => return Ok(()),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
