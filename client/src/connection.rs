@@ -173,6 +173,11 @@ impl Connection {
         }
     }
 
+    /// Whether it was told that a stream which it consumes has ended.
+    pub(crate) const fn stream_ended(&self) -> bool {
+        self.events.stream_ended
+    }
+
     /// The oldest event that has arrived; doesn't wait.
     pub(crate) fn next_event(&mut self) -> Result<Option<Event>> {
         loop {

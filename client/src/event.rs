@@ -64,6 +64,8 @@ pub(crate) struct EventQueue {
     waiting: VecDeque<Event>,
     received: u64,
     delivered: u64,
+    /// A stream that this connection consumes has ended.
+    pub(crate) stream_ended: bool,
 }
 
 impl EventQueue {
@@ -88,9 +90,11 @@ impl EventQueue {
             wire::EVENT_BUFFER_FREE => EventKind::Free {
                 shared: event.value.get() & wire::FREE_SHARED != 0,
             },
-            wire::EVENT_FRAME | wire::EVENT_STREAM_WITHDRAWN | wire::EVENT_STREAM_FREE => {
+            wire::EVENT_STREAM_WITHDRAWN => {
+                self.stream_ended = true;
                 EventKind::Stream
             }
+            wire::EVENT_FRAME | wire::EVENT_STREAM_FREE => EventKind::Stream,
             wire::EVENT_STREAM_ADDED => EventKind::StreamAdded,
             _ => return Ok(()),
         };

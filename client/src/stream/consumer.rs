@@ -150,7 +150,8 @@ impl Consumer {
 
     fn frame(&mut self, reply: Reply, now: Instant) -> Result<Frame> {
         let frame: wire::FrameReply = reply.exactly()?;
-        self.idle = frame.ready.get() == 0;
+        // Nothing comes any more after the event about the end.
+        self.idle = frame.ready.get() == 0 && !self.client.connection.stream_ended();
         if frame.index.get() >= wire::STREAM_MAX_BUFFERS {
             return Err(Error::Protocol("a frame in a buffer that can't be"));
         }

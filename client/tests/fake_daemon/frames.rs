@@ -106,6 +106,26 @@ fn nothing_is_asked_while_no_frame_can_be_there() {
 }
 
 #[test]
+fn the_end_of_a_stream_is_noticed_after_its_last_frame() {
+    let (client, daemon) = with_daemon(|daemon| {
+        open(daemon);
+        acquire(daemon);
+        // A last frame, and the end: heard of before that frame is asked for, and never again.
+        daemon.event(wire::EVENT_STREAM_WITHDRAWN, 1, "t/front");
+        daemon.refuse(Status::EAGAIN);
+        acquire(daemon);
+        daemon.reply(frame(0, 0).as_bytes(), &[]);
+        acquire(daemon);
+        daemon.refuse(Status::ENODEV);
+    });
+    let mut consumer = consumer(client);
+    assert!(consumer.next(LONG).unwrap().is_some());
+    let ended = consumer.next(LONG).unwrap_err();
+    assert_eq!(ended.status(), Some(Status::ENODEV));
+    daemon.join().unwrap();
+}
+
+#[test]
 fn an_event_before_the_answer_is_not_lost() {
     let (client, daemon) = with_daemon(|daemon| {
         open(daemon);
