@@ -197,7 +197,7 @@ const PAUSED_VM: Scenario = Scenario {
     config: None,
     machine: Machine::USUAL,
     required: &["requests_end", "still_reads", "gave_up"],
-    limit: Duration::from_secs(180),
+    limit: Duration::from_secs(400),
 };
 
 const BROKER_PER_VM: Scenario = Scenario {
