@@ -25,8 +25,8 @@ pub fn command(socket: &Path, text: &str, deleted: Option<&str>) -> Result<i32> 
     if let Some(device) = deleted {
         // There is an event for the device behind the transport, too: it has no id, and comes first.
         monitor.wait_for(|event| {
-            event.pointer("/data/device").and_then(Value::as_str) == Some(device)
-                && is(event, "DEVICE_DELETED")
+            is(event, "DEVICE_DELETED")
+                && event.pointer("/data/device").and_then(Value::as_str) == Some(device)
         })?;
     }
     Ok(0)
@@ -38,10 +38,7 @@ pub fn awake(socket: &Path) -> Result<i32> {
     // A guest is awake for as long as it likes.
     monitor.to.set_read_timeout(None)?;
     println!("watching");
-    while monitor
-        .wait_for(|event| event["event"] == "SUSPEND")
-        .is_ok()
-    {
+    while monitor.wait_for(|event| is(event, "SUSPEND")).is_ok() {
         monitor.execute("system_wakeup", json!({}))?;
     }
     Ok(0)
