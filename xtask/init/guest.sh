@@ -37,6 +37,9 @@ say() { echo "$*" >&3; }
 modprobe -a 9pnet_virtio 9p || say "note modprobe 9p failed"
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share || say "note mounting /share failed"
 say init
+if [ "$BED" = nested ] && [ -e /lib/bed/exit_before_notify.ko ]; then
+	error=$(insmod /lib/bed/exit_before_notify.ko 2>&1) || say "note insmod exit_before_notify.ko failed: $error"
+fi
 if [ ! -e /lib/bed/virtio_dmabuf.ko ]; then
 	say "note the guest driver is not built: no virtio_dmabuf.ko, going on without it"
 elif ! error=$(insmod /lib/bed/virtio_dmabuf_heaps.ko 2>&1 && insmod /lib/bed/virtio_dmabuf.ko 2>&1); then

@@ -16,6 +16,7 @@ const MODULES: &[&str] = &[
     "kernel/virtio_dmabuf",
     "kernel/dmabuf_derive",
     "tests/guest/attack_module",
+    "tests/guest/exit_module",
     "tests/host/error_fence",
     "tests/host/test_exporter",
 ];

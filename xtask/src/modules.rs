@@ -261,9 +261,16 @@ pub fn command() -> Result<i32> {
     Ok(status)
 }
 
+/// What guests of an emulated host need; it says why.
+const EMULATION_MODULE: &str = "tests/guest/exit_module";
+
 /// The modules that a bed gets, for a kernel.
 pub fn for_bed(kernel: Kernel) -> Result<Vec<PathBuf>> {
-    Ok(build_all(kernel)?.into_iter().flat_map(products).collect())
+    let mut built = build_all(kernel)?;
+    if kernel == Kernel::Bed {
+        built.push(build_module(EMULATION_MODULE)?);
+    }
+    Ok(built.into_iter().flat_map(products).collect())
 }
 
 /// The guest's programs that a bed gets.
