@@ -7,10 +7,15 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Signal, pidfd_send_signal};
+use rustix::time::Timespec;
 
 /// How often a VM is started until its init runs.
 pub const STARTS: u32 = 3;
@@ -20,7 +25,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// The record's name in a run's log directory.
 const RECORD: &str = "early-deaths.log";
 
-/// What QEMU writes when it stops a VM for good: it stays paused behind it.
+/// What QEMU writes when it stops a VM for good.
 const STOPPED: &[&str] = &["KVM internal error", "KVM: entry failed", "kvm run failed"];
 /// What a kernel writes when it dies.
 const DYING: &[&str] = &[
@@ -31,6 +36,28 @@ const DYING: &[&str] = &[
     "double fault",
     "PANIC: ",
 ];
+
+/// Kills a QEMU that has stopped its VM for good: the VM would stay there, paused, until somebody's time is up. Ends with it.
+pub fn end_when_stopped(qemu: BorrowedFd<'_>, log: PathBuf) -> Result<()> {
+    let qemu = qemu.try_clone_to_owned()?;
+    thread::spawn(move || {
+        let every = Timespec {
+            tv_sec: BootWatch::EVERY.as_secs().cast_signed(),
+            tv_nsec: 0,
+        };
+        let mut stopped = false;
+        while rustix::event::poll(&mut [PollFd::new(&qemu, PollFlags::IN)], Some(&every)) == Ok(0) {
+            if stopped {
+                let _ = pidfd_send_signal(&qemu, Signal::KILL);
+                return;
+            }
+            // The dump of its registers is written by the next time.
+            let said = fs::read(&log).unwrap_or_default();
+            stopped = cause_of_death(&text(&said), "").is_some();
+        }
+    });
+    Ok(())
+}
 
 /// Looks at QEMU's log and the console of a VM that boots.
 pub struct BootWatch {
@@ -112,10 +139,16 @@ pub fn recorded(logs: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::fd::AsFd as _;
     use std::path::PathBuf;
+    use std::process::Command;
+    use std::sync::mpsc::channel;
     use std::time::{Duration, Instant};
 
-    use super::{BootWatch, SILENCE, cause_of_death, record, recorded};
+    use rustix::process::Signal;
+
+    use super::{BootWatch, SILENCE, cause_of_death, end_when_stopped, record, recorded};
+    use crate::process::{Watched, exit_code};
 
     /// As QEMU writes it; the console had no more than this.
     const DUMP: &str = "KVM internal error. Suberror: 1\nemulation failure\nRAX=0000000000000000 RBX=1\nCode=?? ?? <??> ??\n";
@@ -181,6 +214,29 @@ mod tests {
         ] {
             let console = format!("{BOOTING}{console}");
             assert_eq!(cause_of_death(qemu, &console).as_deref(), Some(cause));
+        }
+    }
+
+    #[test]
+    fn a_qemu_that_has_stopped_its_vm_is_ended() {
+        let logs = Logs::new("stopped");
+        let log = logs.0.join("qemu");
+        let start = || {
+            let mut sleep = Command::new("sleep");
+            let (events, ended) = channel();
+            let qemu =
+                Watched::start(sleep.arg("60"), events, |status| status, |_| Ok(())).unwrap();
+            end_when_stopped(qemu.as_fd(), log.clone()).unwrap();
+            (qemu, ended)
+        };
+        fs::write(&log, "warning: Code=90\n").unwrap();
+        let (_going_on, ended) = start();
+        assert!(ended.recv_timeout(3 * BootWatch::EVERY).is_err());
+        fs::write(&log, DUMP).unwrap();
+        let (_stopped, also_ended) = start();
+        for ended in [ended, also_ended] {
+            let status = ended.recv_timeout(Duration::from_secs(30)).unwrap();
+            assert_eq!(exit_code(status), 128 + Signal::KILL.as_raw());
         }
     }
 

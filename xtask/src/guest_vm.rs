@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -18,6 +19,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 use rustix::time::Timespec;
 
+use crate::boot_watch;
 use crate::control::Source;
 use crate::paths;
 use crate::plan::{BedKind, GuestTask, Plan, PoolConfig, VmConfig};
@@ -132,6 +134,9 @@ impl GuestVm {
             cpus,
             "--hotplug",
         ]);
+        if plan.bed == BedKind::Nested {
+            command.args(["--mem-path", "/dev/shm"]);
+        }
         if plan.tree.is_some() {
             command.arg("--qemu").arg(io.join("bin/qemu-from-tree"));
         }
@@ -233,6 +238,7 @@ impl GuestVm {
             |status| GuestEvent::Ended(status).into(),
             |_| Ok(()),
         )?;
+        boot_watch::end_when_stopped(qemu.as_fd(), options.qemu_log.clone())?;
 
         // QEMU connects to all of them before the first instruction runs.
         let accept = |listener: &UnixListener| accept(listener, &qemu, &options.qemu_log);

@@ -115,9 +115,11 @@ impl GuestVm {
                 && self.is_gone()
             {
                 let words = format!("QEMU ended before the guest was up ({status})");
-                // A kernel that died has reset its VM; a status is an error of QEMU's own, or the daemon's doing.
-                if early && exit_code(status) == 0 {
-                    return Ok(Some(watch.look(now).unwrap_or(words)));
+                // A kernel that died has reset its VM, or QEMU has told of it; a status alone is an error of QEMU's own, or
+                // the daemon's doing.
+                let cause = watch.look(now);
+                if early && (exit_code(status) == 0 || cause.is_some()) {
+                    return Ok(Some(cause.unwrap_or(words)));
                 }
                 bail!("{words}.\n{}", self.last_words());
             }
@@ -264,6 +266,10 @@ mod tests {
     fn a_reset_early_is_a_death_and_a_status_is_a_failure() {
         let mut fake = Fake::new("boot-reset");
         fake.boot(&["echo note; exit 0", UP]).unwrap();
+        let mut stopped = Fake::new("boot-stopped");
+        let killed = "echo 'KVM internal error. Suberror: 3' >qemu; kill -9 $$";
+        stopped.boot(&[killed, UP]).unwrap();
+        assert_eq!(stopped.deaths, ["1: KVM internal error. Suberror: 3"]);
         let [death] = fake.deaths.as_slice() else {
             panic!("{:?}", fake.deaths)
         };
