@@ -7,7 +7,7 @@
 #       -drive file=my.qcow2,if=virtio -nographic
 #
 # What a VM needs, and all that this script adds to your own arguments:
-#   - its memory in a shared memfd, so that the daemon can reach the virtqueues;
+#   - its memory shared, as a memfd unless --mem-path is given, so that the daemon can reach the virtqueues;
 #   - one vhost-user device with the virtio id 37 (dmabuf): three queues, 64 bytes of config space.
 #     vq_size is how many requests, and so waits for fences, the guest can have open at once. With
 #     --hotplug it is on a root port of its own, where it can be unplugged (device_del dmabuf): QEMU's
@@ -25,25 +25,28 @@ usage() {
 	  --hotplug         put the dmabuf device where it can be unplugged
 	  --accel kvm|tcg   how to run the CPUs (default: kvm if /dev/kvm can be opened, else tcg)
 	  --memory SIZE     the VM's memory (default 1G)
+	  --mem-path DIR    keep it in a file under DIR instead of a memfd, for huge pages: a hugetlbfs with pages of 2 MiB,
+                    or a tmpfs mounted with huge=advise or huge=always
 	  --cpus N          the number of CPUs (default 2)
 	  --qemu BIN        the QEMU to run (default qemu-system-x86_64)
 	EOF
 }
 die() { echo "run-vm.sh: $*" >&2; exit 2; }
 
-sockets=() hotplug='' pools=() accel='' memory=1G cpus=2 qemu=qemu-system-x86_64
+sockets=() hotplug='' pools=() accel='' memory=1G mem_path='' cpus=2 qemu=qemu-system-x86_64
 while (($#)); do
 	case $1 in
 	-h | --help) usage; exit 0 ;;
 	--) shift; break ;;
 	--hotplug) hotplug=yes; shift ;;
-	--socket | --pool | --accel | --memory | --cpus | --qemu)
+	--socket | --pool | --accel | --memory | --mem-path | --cpus | --qemu)
 		(($# >= 2)) || die "$1 needs a value"
 		case $1 in
 		--socket) sockets+=("$2") ;;
 		--pool) pools+=("$2") ;;
 		--accel) accel=$2 ;;
 		--memory) memory=$2 ;;
+		--mem-path) mem_path=$2 ;;
 		--cpus) cpus=$2 ;;
 		--qemu) qemu=$2 ;;
 		esac
@@ -63,9 +66,12 @@ tcg) cpu=max,la57=off accel=tcg,thread=multi ;;
 *) die "--accel $accel: expected kvm or tcg" ;;
 esac
 
+# A memfd is mapped wherever there is room; for huge pages, the address has to be a multiple of their size.
+ram="memory-backend-memfd,id=ram,size=$memory,share=on"
+if [[ -n $mem_path ]]; then ram="memory-backend-file,id=ram,size=$memory,share=on,mem-path=$mem_path,align=2M"; fi
 arguments=(
 	-machine "q35,memory-backend=ram" -accel "$accel" -cpu "$cpu" -smp "$cpus" -m "$memory"
-	-object "memory-backend-memfd,id=ram,size=$memory,share=on"
+	-object "$ram"
 )
 number=
 for socket in "${sockets[@]}"; do

@@ -6,8 +6,6 @@
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
 echo "bed: init runs"
-# Guests have huge pages: each page that they touch for the first time is an exit, and those are dear here.
-echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 echo madvise >/sys/kernel/mm/transparent_hugepage/enabled
 for module in $(cat /modules/order); do
 	options=
@@ -18,7 +16,10 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro tree /l
 mount -t tmpfs over /over; mkdir /over/upper /over/work
 mount -t overlay -o lowerdir=/lower,upperdir=/over/upper,workdir=/over/work root /new
 mkdir -p /dev/pts /dev/shm /dev/virtio-ports
-mount -t devpts devpts /dev/pts; mount -t tmpfs shm /dev/shm
+mount -t devpts devpts /dev/pts
+# The guests' memory, in huge pages: each page that they touch for the first time is an exit, and so is each that they touch
+# again after a MAP or UNMAP (KVM forgets all of them when a memory slot goes). Exits are dear here.
+mount -t tmpfs -o size=100%,huge=always shm /dev/shm
 for directory in proc sys dev; do mount --move /$directory /new/$directory; done
 mount -t debugfs debug /new/sys/kernel/debug
 mount -t tmpfs run /new/run; mount -t tmpfs tmp /new/tmp

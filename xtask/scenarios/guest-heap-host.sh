@@ -5,7 +5,7 @@ settled
 base=$(usage)
 dmabufctl crc frame/0 | tail -n 1 >"$BED_SHARE/crc"
 touch "$BED_SHARE/counted"
-eventually 400 test -e "$BED_SHARE/captured"
+eventually 700 test -e "$BED_SHARE/captured"
 right=0
 for number in 0 1 2; do
 	crc=$(dmabufctl crc "guest/$number" | tail -n 1)

@@ -415,7 +415,7 @@ const GUEST_HEAP: Scenario = Scenario {
         "one_name",
         "all_released",
     ],
-    limit: Duration::from_secs(600),
+    limit: Duration::from_secs(900),
 };
 
 const HOT_PLUG: Scenario = Scenario {
