@@ -10,7 +10,8 @@ verdict() {
 
 # talk_to SOCKET UP: waits for the file UP in the share, and connects to the lockstep of that guest; then `ask` talks to it.
 talk_to() {
-	eventually 240 test -e "$BED_SHARE/$2" || return 1
+	answer='err nobody is there'
+	eventually 400 test -e "$BED_SHARE/$2" || return 1
 	rm -f "$BED_RUN/ask" "$BED_RUN/answer"
 	mkfifo "$BED_RUN/ask" "$BED_RUN/answer"
 	# Without the earlier link's pipe, so that this one ends when the script talks to another guest.

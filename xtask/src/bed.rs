@@ -81,7 +81,7 @@ impl Request {
             machine: Machine::USUAL,
             daemon: true,
             timeout: Duration::from_secs(300),
-            boot_limit: Duration::from_secs(180),
+            boot_limit: Duration::from_secs(400),
         }
     }
 }
