@@ -25,8 +25,7 @@ usage() {
 	  --hotplug         put the dmabuf device where it can be unplugged
 	  --accel kvm|tcg   how to run the CPUs (default: kvm if /dev/kvm can be opened, else tcg)
 	  --memory SIZE     the VM's memory (default 1G)
-	  --mem-path DIR    keep it in a file under DIR instead of a memfd, for huge pages: a hugetlbfs with pages of 2 MiB,
-                    or a tmpfs mounted with huge=advise or huge=always
+	  --mem-path DIR    keep it in a file under DIR instead of a memfd, for huge pages: a tmpfs mounted with huge=always
 	  --cpus N          the number of CPUs (default 2)
 	  --qemu BIN        the QEMU to run (default qemu-system-x86_64)
 	EOF
