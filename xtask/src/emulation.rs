@@ -10,7 +10,7 @@
 //! side by side instead (`lanes`).
 //!
 //! Also, an exception of a guest is remembered for longer than it should be, and KVM then refuses to emulate the guest's next
-//! access to a device's memory ("KVM internal error. Suberror: 3"). One in a hundred programs that ask the daemon something
+//! access to a device's memory ("KVM internal error. Suberror: 3"). With huge pages one in a hundred programs that ask the daemon
 //! met that. Guests avoid it (`tests/guest/exit_module` says how).
 //!
 //! Kernels that die before their init has run are started again (`boot_watch`). What dies later in one of the ways that are
